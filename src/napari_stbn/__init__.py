@@ -1,0 +1,91 @@
+"""Self-supervised denoising of time-lapse microscopy.
+
+The public names are loaded when first asked for (PEP 562): ``import napari_stbn`` loads neither
+torch nor napari, so napari starts as fast with the plugin as without it.
+
+Examples
+--------
+>>> import napari_stbn as stbn
+>>> movie = stbn.simulate((8, 32, 32), seed=0)
+>>> stack = stbn.Stack(movie.noisy, axes="TYX")
+>>> stack.n_frames
+8
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .denoiser import Denoiser, DenoiseResult, denoise
+    from .flow import estimate_flow
+    from .io import read, write
+    from .network import STBN, STBNConfig
+    from .noise import GaussianNoise, PoissonGaussianNoise
+    from .samples import simulate
+    from .stack import Stack
+    from .training import TrainingConfig
+
+    __version__: str
+
+__all__ = [
+    "STBN",
+    "DenoiseResult",
+    "Denoiser",
+    "GaussianNoise",
+    "PoissonGaussianNoise",
+    "STBNConfig",
+    "Stack",
+    "TrainingConfig",
+    "__version__",
+    "denoise",
+    "estimate_flow",
+    "read",
+    "simulate",
+    "write",
+]
+
+_MODULE_OF = {
+    "STBN": "network",
+    "STBNConfig": "network",
+    "DenoiseResult": "denoiser",
+    "Denoiser": "denoiser",
+    "denoise": "denoiser",
+    "GaussianNoise": "noise",
+    "PoissonGaussianNoise": "noise",
+    "Stack": "stack",
+    "TrainingConfig": "training",
+    "estimate_flow": "flow",
+    "read": "io",
+    "simulate": "samples",
+    "write": "io",
+}
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would believe any name
+
+    def __getattr__(name: str) -> object:
+        """Load a public name from its module and keep it."""
+        if name == "__version__":
+            value: object = _installed_version()
+        elif name in _MODULE_OF:
+            value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _installed_version() -> str:
+    """Version of the installed distribution; "0+unknown" when run from a bare source tree."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("napari-stbn")
+    except PackageNotFoundError:
+        return "0+unknown"

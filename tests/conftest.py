@@ -1,0 +1,25 @@
+"""What every test shares: one thread for the numbers, and where the real movies are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before numpy or torch start their pools: sums in one order give the same golden numbers on every
+# machine, and two test runs side by side do not fight over the cores. Subprocesses inherit it.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real movies and parity arrays: beside the checkout, or NAPARI_STBN_SHARED."""
+    named = os.environ.get("NAPARI_STBN_SHARED")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set NAPARI_STBN_SHARED to the folder that has it")
+    return folder
