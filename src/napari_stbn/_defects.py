@@ -1,0 +1,251 @@
+"""What a camera or a file does to a movie besides noise: found, counted, and said."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+BoolArray = npt.NDArray[np.bool_]
+
+MIN_SIDE: Final = 8
+"""Smallest height and width of a frame [px] that the network takes."""
+
+_LARGEST_DEAD_GROUP: Final = 4  # px; more constant pixels side by side are padding or a mask
+_FEWEST_FRAMES_FOR_DEAD: Final = 4
+_AROUND: Final = 7  # px; width of the square whose pixels say how often healthy ones change
+_FEWEST_SATURATED: Final = 10  # pixels at the highest value before a pile-up is believed
+_PILE_UP: Final = 5.0  # times as many pixels at the highest value as at the next lower one
+
+
+@dataclass(frozen=True, eq=False)
+class MovieDefects:
+    """Defects of one movie of shape (T, Y, X).
+
+    Attributes
+    ----------
+    nonfinite : ndarray of bool, shape (T, Y, X), or None
+        Where the movie is NaN or infinite; None where it is finite throughout.
+    dead : ndarray of bool, shape (Y, X), or None
+        Isolated pixels that never change although their neighbours do; None where there are none.
+    constant_frames : tuple of int
+        Frames whose finite pixels all have one value (dropped frames), and frames without any
+        finite pixel.
+    saturated_fraction : float, 0 to 1
+        Fraction of all pixels at `saturation_level`.
+    saturation_level : float or None [counts]
+        Intensity at which the detector clipped; None where the highest values do not pile up.
+    """
+
+    nonfinite: BoolArray | None
+    dead: BoolArray | None
+    constant_frames: tuple[int, ...]
+    saturated_fraction: float
+    saturation_level: float | None
+
+    def __bool__(self) -> bool:
+        """Whether there is any defect."""
+        return bool(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """Say each defect in one sentence, for a person to read."""
+        said = []
+        if self.nonfinite is not None:
+            said.append(f"{int(self.nonfinite.sum())} pixels are NaN or infinite.")
+        if self.dead is not None:
+            said.append(f"{int(self.dead.sum())} camera pixels never change (dead or stuck).")
+        if self.constant_frames:
+            frames = ", ".join(map(str, self.constant_frames[:5]))
+            more = ", …" if len(self.constant_frames) > 5 else ""
+            said.append(f"{len(self.constant_frames)} frames are blank: {frames}{more}.")
+        if self.saturation_level is not None:
+            said.append(
+                f"{self.saturated_fraction:.2%} of the pixels are saturated at "
+                f"{self.saturation_level:g} counts."
+            )
+        return said
+
+
+def validate_movie(movie: npt.NDArray[Any], *, what: str = "This layer") -> None:
+    """Raise the one sentence that says why a movie cannot be denoised.
+
+    Parameters
+    ----------
+    movie : ndarray, shape (T, Y, X)
+        Any integer or floating type.
+    what : str
+        How the sentence begins: what a person would call this movie.
+
+    Raises
+    ------
+    ValueError
+        Not three-dimensional, empty, of another type, fewer than 2 frames, frames smaller than
+        8 x 8, no finite pixel, or nothing but constant frames.
+    """
+    if movie.ndim != 3:
+        raise ValueError(f"movie must have shape (T, Y, X), got {movie.shape}.")
+    check_dtype(movie.dtype, what)
+    if movie.size == 0:
+        raise ValueError(
+            f"{what} is empty, its shape is {movie.shape}; was it cropped to nothing or only "
+            "partly saved?"
+        )
+    if len(movie) < 2:
+        raise ValueError(one_frame(what, 1))
+    check_frame_size(movie.shape[1:], what)
+    finite_seen = False
+    for frame in movie:
+        low, high = _finite_range(frame)
+        finite_seen = finite_seen or high >= low
+        if high > low:
+            return
+    if not finite_seen:
+        raise ValueError(
+            f"{what} has no finite pixel (all are NaN or infinite); export it again from its "
+            "source."
+        )
+    raise ValueError(
+        f"{what} has one value in every frame, so there is nothing to denoise; is this the right "
+        "channel?"
+    )
+
+
+def check_dtype(dtype: np.dtype[Any], what: str) -> None:
+    """Raise unless `dtype` is an integer or floating type."""
+    if dtype.kind not in "iuf":
+        raise ValueError(
+            f"{what} is of type {dtype}; denoising needs integers or floating numbers: convert it "
+            "first, for example to float32."
+        )
+
+
+def check_frame_size(frame_shape: tuple[int, ...], what: str) -> None:
+    """Raise unless a frame is at least 8 pixels high and wide."""
+    height, width = frame_shape
+    if height < MIN_SIDE or width < MIN_SIDE:
+        raise ValueError(
+            f"{what} has frames of {height} x {width} pixels; denoising needs at least "
+            f'{MIN_SIDE} x {MIN_SIDE}. Are Y and X named rightly? Set "axes".'
+        )
+
+
+def one_frame(what: str, n_frames: int) -> str:
+    """Sentence for a movie that is none."""
+    frames = "1 frame" if n_frames == 1 else f"{n_frames} frames"
+    return (
+        f'{what} has {frames}; denoising a movie needs at least 2. Is T the first axis? Set "axes".'
+    )
+
+
+def inspect_movie(movie: npt.NDArray[Any]) -> MovieDefects:
+    """Find non-finite and dead pixels, blank frames and saturation.
+
+    Parameters
+    ----------
+    movie : ndarray, shape (T, Y, X) [counts]
+        Not modified.
+
+    Returns
+    -------
+    MovieDefects
+
+    Raises
+    ------
+    ValueError
+        `movie` is not three-dimensional.
+
+    Notes
+    -----
+    A pixel counts as dead when it has one value in all frames that are not blank, when it stands
+    in a group of at most 4 such pixels (more are padding or a mask), and when the pixels around it
+    change so often that less than one such pixel is expected in the movie by chance. A dim or
+    coarsely quantised background, where a healthy pixel may well repeat its value, has none.
+    """
+    if movie.ndim != 3:
+        raise ValueError(f"movie must have shape (T, Y, X), got {movie.shape}.")
+    nonfinite: BoolArray | None = None
+    if movie.dtype.kind == "f":
+        nonfinite = ~np.isfinite(movie)
+        nonfinite = nonfinite if nonfinite.any() else None
+    ranges = [_finite_range(frame) for frame in movie]
+    lows = [low for low, high in ranges if high >= low]
+    highs = [high for low, high in ranges if high >= low]
+    if not highs or max(highs) == min(lows):
+        return MovieDefects(nonfinite, None, (), 0.0, None)
+    blank = tuple(t for t, (low, high) in enumerate(ranges) if high <= low)
+    level, fraction = _saturation(movie, max(highs))
+    return MovieDefects(nonfinite, _dead_pixels(movie, set(blank)), blank, fraction, level)
+
+
+def _finite_range(frame: npt.NDArray[Any]) -> tuple[Any, Any]:
+    """Lowest and highest finite value of a frame; (1, 0) where there is none."""
+    low, high = frame.min(), frame.max()
+    if frame.dtype.kind == "f" and not (np.isfinite(low) and np.isfinite(high)):
+        finite = frame[np.isfinite(frame)]
+        return (finite.min(), finite.max()) if finite.size else (1, 0)
+    return low, high
+
+
+def _dead_pixels(movie: npt.NDArray[Any], blank: set[int]) -> BoolArray | None:
+    """Isolated pixels that never change although their neighbours do, (Y, X), or None."""
+    frames = [t for t in range(len(movie)) if t not in blank]
+    if len(frames) < _FEWEST_FRAMES_FOR_DEAD:
+        return None
+    changes = np.zeros(movie.shape[1:], np.int64)
+    for before, after in itertools.pairwise(frames):
+        changes += movie[before] != movie[after]
+    constant = changes == 0
+    groups, _ = ndimage.label(constant, structure=np.ones((3, 3)))
+    small = np.bincount(groups.ravel()) <= _LARGEST_DEAD_GROUP
+    candidates = constant & small[groups]
+    if not candidates.any():
+        return None
+    by_chance = _still_by_chance(changes, ~constant, len(frames)) * constant.size
+    dead: BoolArray = candidates & (by_chance < 1)
+    return dead if dead.any() else None
+
+
+def _still_by_chance(
+    changes: npt.NDArray[np.int64], alive: BoolArray, n_frames: int
+) -> npt.NDArray[np.float64]:
+    """Chance that a healthy pixel repeats one value in all frames, from what is around it."""
+    steps = n_frames - 1
+    counted = np.stack([alive, changes]).astype(np.float64)
+    around = ndimage.uniform_filter(counted, size=(0, _AROUND, _AROUND), mode="constant")
+    seen = np.maximum(around[0] * _AROUND**2 * steps, 1.0)
+    changing = np.clip(around[1] * _AROUND**2 / seen, 0.0, 1 - 1 / seen)
+    # Two standard errors on the safe side
+    changing -= 2 * np.sqrt(changing * (1 - changing) / seen)
+    equal = 1 - np.maximum(changing, 0.0)  # two frames agree: the sum of p_i^2 over values i
+    # All n agree: the sum of p_i^n, (sqrt(2) equal)^(n - 1) / sqrt(n) for a bell-shaped p
+    bell = (np.sqrt(2.0) * equal) ** steps / np.sqrt(n_frames)
+    probability: npt.NDArray[np.float64] = np.minimum(bell, 1.0)
+    return probability
+
+
+def _saturation(movie: npt.NDArray[Any], highest: Any) -> tuple[float | None, float]:
+    """Level at which the movie clips and the fraction of pixels there, or (None, 0)."""
+    top = 0
+    next_lower = None
+    for frame in movie:
+        top += int(np.count_nonzero(frame == highest))
+        lower = frame[frame < highest]
+        if lower.dtype.kind == "f":
+            lower = lower[np.isfinite(lower)]
+        if lower.size:
+            largest = lower.max()
+            next_lower = largest if next_lower is None else max(next_lower, largest)
+    if next_lower is None:
+        return None, 0.0
+    full_scale = movie.dtype.kind in "iu" and highest == np.iinfo(movie.dtype).max
+    if not full_scale:
+        if top < _FEWEST_SATURATED:
+            return None, 0.0
+        below = sum(int(np.count_nonzero(frame == next_lower)) for frame in movie)
+        if top <= _PILE_UP * below:
+            return None, 0.0
+    return float(highest), top / movie.size

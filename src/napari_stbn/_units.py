@@ -1,0 +1,79 @@
+"""Units of length and time, and pixel sizes however they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+SPACE: Final = "ZYX"
+
+_MICROMETRES: Final = {
+    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
+    **dict.fromkeys(("pm", "picometer", "picometre"), 1e-6),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("m", "meter", "metre"), 1e6),
+    **dict.fromkeys(("å", "angstrom"), 1e-4),
+    **dict.fromkeys(("in", "inch"), 25400.0),
+}
+_SECONDS: Final = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("µs", "us", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+
+PixelSize = float | Sequence[float] | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Physical scale: pixel size per axis [`unit`] and frame interval [s]; empty where unknown."""
+
+    pixel_size: Mapping[str, float] = field(default_factory=dict)
+    unit: str = "µm"
+    frame_interval: float | None = None
+
+
+def micrometres(unit: str) -> float | None:
+    """Micrometres in one `unit`; None where it is not a length that is known."""
+    return _MICROMETRES.get(_plain(unit))
+
+
+def seconds(unit: str) -> float | None:
+    """Seconds in one `unit`; None where it is not a time that is known."""
+    return _SECONDS.get(_plain(unit))
+
+
+def _plain(unit: str) -> str:
+    """Write the unit in small letters, with one of the two characters for micro."""
+    return unit.strip().lower().replace("\N{GREEK SMALL LETTER MU}", "µ")
+
+
+def sizes_in_micrometres(sizes: PixelSize | None, unit: str) -> tuple[dict[str, float], str]:
+    """Pixel size per axis, in µm where `unit` is a length, and the unit it is then in."""
+    if sizes is None:
+        named: dict[str, float] = {}
+    elif isinstance(sizes, Mapping):
+        named = {axis.upper(): float(size) for axis, size in sizes.items()}
+    else:
+        numbers = [float(size) for size in np.atleast_1d(np.asarray(sizes, np.float64))]
+        numbers = numbers * 2 if len(numbers) == 1 else numbers
+        if len(numbers) not in (2, 3):
+            raise ValueError(
+                f"pixel_size must be one number, (y, x) or (z, y, x), got {len(numbers)} numbers."
+            )
+        named = dict(zip(SPACE[-len(numbers) :], numbers, strict=True))
+    if not set(named) <= set(SPACE) or not all(0 < size < np.inf for size in named.values()):
+        raise ValueError(f"pixel_size must be positive sizes along Z, Y and X, got {named}.")
+    factor = micrometres(unit)
+    if factor is None:
+        return named, unit
+    return {axis: size * factor for axis, size in named.items()}, "µm"
