@@ -1,0 +1,506 @@
+"""The one stateful face: fit a model to a noisy stack, denoise with it, save it, load it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ._model_file import ModelFile, read_model_file, write_model_file
+from .devices import free_memory, resolve_device
+from .estimates import check_training_memory
+from .flow import FLOW_METHODS, FlowMethod
+from .inference import DenoisedWindow, denoise_frames, plan_inference
+from .network import STBN, STBNConfig
+from .noise import noise_from_dict
+from .precision import Precision, choose_precision
+from .preparation import Index, KnownNoise, NoiseChoice, PreparedStack, prepare_stack
+from .presets import PRESETS, PresetName, choose_preset
+from .prior import Units
+from .result import (
+    DenoiseResult,
+    Progress,
+    describe_stack,
+    gather_flow,
+    keep_blank_frames,
+    versions,
+)
+from .stack import IntensityScaling, Stack
+from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
+
+__all__ = ["DenoiseResult", "Denoiser", "Progress", "denoise"]
+
+_MEMORY_SHARE = 0.6  # of what is free, for one run
+_LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
+
+
+class Denoiser:
+    """Fit STBN to a noisy stack, without clean data, and denoise with it.
+
+    Parameters
+    ----------
+    preset : {"auto", "preview", "balanced", "best", "paper"}, default "auto"
+        Size of the network and length of the fit.
+    device : str, default "auto"
+        See `napari_stbn.devices.resolve_device`.
+    seed : int, default 0
+        On the CPU a seed and a number of steps give the same numbers again.
+    noise : {"estimate", "gaussian"} or noise model or None, default "estimate"
+        Poisson-Gaussian noise measured in each channel; Gaussian noise measured in each channel;
+        known noise; or no model at all (squared error, no uncertainty), as the paper does for raw
+        video.
+    flow : {"dis", "ilk", "tvl1", "translation", "none"}, default "dis"
+        How motion is estimated.
+    channels : {"auto", "separate", "joint"}, default "auto"
+        Denoise channels one by one with one network, or together with a full covariance; "auto"
+        takes colour samples (S) together.
+    network : STBNConfig, optional
+        Overrides the preset's.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the fit's inner layers; "auto" tries.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+
+    Examples
+    --------
+    >>> import napari_stbn as stbn
+    >>> movie = stbn.simulate((6, 32, 32), seed=0)
+    >>> denoiser = stbn.Denoiser(preset="preview", device="cpu")
+    >>> result = denoiser.fit(movie.noisy, axes="TYX", max_steps=2).denoise(movie.noisy, axes="TYX")
+    >>> result.denoised.shape
+    (6, 32, 32)
+    """
+
+    def __init__(
+        self,
+        preset: PresetName | Literal["auto"] = "auto",
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        noise: NoiseChoice = "estimate",
+        flow: FlowMethod = "dis",
+        channels: Literal["auto", "separate", "joint"] = "auto",
+        network: STBNConfig | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+    ) -> None:
+        if preset != "auto" and preset not in PRESETS:
+            raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
+        if flow not in FLOW_METHODS:
+            raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
+        if channels not in ("auto", "separate", "joint"):
+            raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
+        if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
+            raise ValueError(
+                f'noise must be "estimate", "gaussian", a noise model or None, got {noise!r}'
+            )
+        self.device = resolve_device(device)
+        self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
+        self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
+        self.precision = precision
+        self._network = network
+        self.model: STBN | None = None
+        self.channel_noise: dict[int, KnownNoise] = {}
+        self.channel_scaling: dict[int, IntensityScaling] = {}
+        self.history: list[TrainingStep] = []
+        self._prepared: PreparedStack | None = None
+
+    def fit(
+        self,
+        data: Stack | ArrayLike,
+        *,
+        axes: str | None = None,
+        time_budget: float | None = None,
+        max_steps: int | None = None,
+        training: TrainingConfig | None = None,
+    ) -> Denoiser:
+        """Fit to a noisy stack.
+
+        Parameters
+        ----------
+        data : Stack or array
+            Noisy movie, at least two frames.
+        axes : str, optional
+            Axes of a bare array; guessed when None.
+        time_budget : float, optional [s]
+            Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps`
+            is given.
+        max_steps : int, optional
+            Steps of the fit; without `time_budget` the run can be repeated exactly on the CPU.
+        training : TrainingConfig, optional
+            Overrides the preset's.
+
+        Returns
+        -------
+        Denoiser
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be denoised: one frame, constant, too small, not real numbers.
+        MemoryError
+            If the fit would not fit into the free memory.
+        """
+        for _ in self.fit_steps(
+            data, axes=axes, time_budget=time_budget, max_steps=max_steps, training=training
+        ):
+            pass
+        return self
+
+    def fit_steps(
+        self,
+        data: Stack | ArrayLike,
+        *,
+        axes: str | None = None,
+        time_budget: float | None = None,
+        max_steps: int | None = None,
+        training: TrainingConfig | None = None,
+    ) -> Generator[Progress, None, None]:
+        """Fit as a generator: a loop over it is `fit`.
+
+        Closing it early stops the fit and keeps what was learnt.
+
+        Parameters and errors are those of `fit`.
+
+        Yields
+        ------
+        Progress
+            After each movie's noise, each pair's flow, each step.
+        """
+        started = time.perf_counter()
+        stack = _as_stack(data, axes)
+        joint = self._joint(stack)
+        config = self._network or PRESETS[self.preset].network
+        config = replace(
+            config, channels=stack.n_channels if joint else 1, covariance=self.noise is not None
+        )
+        plan = training or PRESETS[self.preset].training
+        if time_budget is not None or max_steps is not None:
+            limit = max_steps if max_steps is not None else UNLIMITED_STEPS
+            plan = replace(plan, max_steps=limit, time_budget=time_budget)
+        check_training_memory(config, plan, stack, self.device)
+        self.channel_noise, self.channel_scaling, self.history = {}, {}, []
+        self._prepared = None
+        prepared = yield from self._prepare(stack, joint, started)
+        if plan.time_budget is not None:
+            left = max(
+                plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
+            )
+            plan = replace(plan, time_budget=left)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = STBN(config)
+        self.model = model.place(self.device)
+        precision = (
+            choose_precision(config, self.device) if self.precision == "auto" else self.precision
+        )
+        generator = torch.Generator().manual_seed(self.seed)
+        steps = training_steps(
+            self.model,
+            list(prepared.movies.values()),
+            plan,
+            generator=generator,
+            precision=precision,
+        )
+        try:
+            for step in steps:
+                self.history.append(step)
+                yield Progress("fit", step.fraction, time.perf_counter() - started, step)
+        finally:
+            steps.close()  # puts the averaged weights in place now, not at collection
+            self.model.eval()
+
+    def denoise(self, data: Stack | ArrayLike, *, axes: str | None = None) -> DenoiseResult:
+        """Denoise a stack with the fitted model.
+
+        Parameters
+        ----------
+        data : Stack or array
+            The stack of the fit, or another one recorded with the same camera settings.
+        axes : str, optional
+            Axes of a bare array; guessed when None.
+
+        Returns
+        -------
+        DenoiseResult
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted or loaded yet.
+        ValueError
+            If the data cannot be denoised or does not fit the model.
+        MemoryError
+            If it would not fit into the free memory.
+        """
+        steps = self.denoise_steps(data, axes=axes)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                result: DenoiseResult = stop.value
+                return result
+
+    def denoise_steps(
+        self, data: Stack | ArrayLike, *, axes: str | None = None
+    ) -> Generator[Progress, None, DenoiseResult]:
+        """Denoise as a generator: yields `Progress`, returns `DenoiseResult`.
+
+        Parameters and errors are those of `denoise`.
+        """
+        if self.model is None:
+            raise RuntimeError("there is no model yet: call fit() or load() first")
+        started = time.perf_counter()
+        stack = _as_stack(data, axes)
+        joint = self.model.config.channels > 1
+        if joint and stack.n_channels != self.model.config.channels:
+            raise ValueError(
+                f"the model denoises {self.model.config.channels} channels together, "
+                f"this stack has {stack.n_channels}"
+            )
+        prepared = yield from self._prepare(stack, joint, started)
+        means: dict[Index, NDArray[np.float32]] = {}
+        stds: dict[Index, NDArray[np.float32]] = {}
+        for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
+            budget = int(_MEMORY_SHARE * free_memory(self.device))
+            windows: list[DenoisedWindow] = []
+            plan = plan_inference(self.model, movie.shape, budget)
+            for piece in denoise_frames(self.model, movie, plan):
+                if isinstance(piece, DenoisedWindow):
+                    windows.append(piece)
+                    continue
+                yield Progress(
+                    "denoise",
+                    (number + piece) / len(prepared.movies),
+                    time.perf_counter() - started,
+                )
+            mean = np.concatenate([w.mean.numpy() for w in windows])  # (T, C, Y, X)
+            for c in range(mean.shape[1]):
+                means[channel + c, plane] = mean[:, c]
+            if windows[0].std is not None:
+                std = np.concatenate([w.std.numpy() for w in windows if w.std is not None])
+                for c in range(std.shape[1]):
+                    stds[channel + c, plane] = std[:, c]
+            keep_blank_frames(stack, movie, (channel, plane), means, stds)
+        denoised = stack.assemble(means, np.float32)
+        to_previous, to_next = gather_flow(prepared)
+        return DenoiseResult(
+            denoised=denoised,
+            uncertainty=stack.assemble(stds, np.float32) if stds else None,
+            flow_to_previous=to_previous,
+            flow_to_next=to_next,
+            noise=dict(self.channel_noise),
+            stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
+            report=self._report(prepared, time.perf_counter() - started),
+        )
+
+    def units(self, channel: int = 0) -> Units:
+        """Conversion between a channel's intensities and network units.
+
+        Raises
+        ------
+        RuntimeError
+            If that channel was never measured: nothing was fitted or loaded.
+        """
+        if channel not in self.channel_scaling:
+            raise RuntimeError(
+                f"channel {channel} was not measured yet: call fit() or load() first"
+            )
+        return Units(self.channel_noise[channel], self.channel_scaling[channel])
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the fitted model to a file: weights, noise, scaling; nothing that executes.
+
+        Parameters
+        ----------
+        path : path
+            By custom ``*.stbn``.
+        overwrite : bool, default False
+            Replace an existing file.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted yet.
+        FileExistsError
+            If the file exists and `overwrite` is False.
+        """
+        if self.model is None:
+            raise RuntimeError("there is no model to save: call fit() first")
+        header = {
+            "network": asdict(self.model.config),
+            "preset": self.preset,
+            "flow": self.flow,
+            "seed": self.seed,
+            "steps": len(self.history),
+            "noise": {c: None if n is None else n.to_dict() for c, n in self.channel_noise.items()},
+            "scaling": {c: asdict(s) for c, s in self.channel_scaling.items()},
+        }
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        return write_model_file(Path(path), ModelFile(header, weights), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "auto") -> Denoiser:
+        """Read a model that `save` wrote; no code in the file is executed.
+
+        Parameters
+        ----------
+        path : path
+        device : str, default "auto"
+            Where to run it.
+
+        Returns
+        -------
+        Denoiser
+            Ready for `denoise`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a model of ours, damaged, or from a newer version.
+        """
+        file = read_model_file(Path(path))
+        header = file.header
+        try:
+            config = STBNConfig(**header["network"])
+            noise = {
+                int(c): None if n is None else noise_from_dict(n)
+                for c, n in header["noise"].items()
+            }
+            scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            denoiser = cls(
+                header["preset"],
+                device=device,
+                seed=header["seed"],
+                flow=header["flow"],
+                network=config,
+            )
+            model = STBN(config)
+            model.load_state_dict(file.weights)
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{Path(path).name} is damaged or was changed by hand: {error}"
+            ) from error
+        denoiser.model = model.place(denoiser.device).eval()
+        denoiser.channel_noise, denoiser.channel_scaling = noise, scaling
+        return denoiser
+
+    def _joint(self, stack: Stack) -> bool:
+        """Whether the stack's channels are denoised together."""
+        if self.channels == "auto":
+            return "S" in stack.axes
+        return self.channels == "joint" and stack.n_channels > 1
+
+    def _report(self, prepared: PreparedStack, seconds: float) -> dict[str, Any]:
+        """What was done, in plain values."""
+        last = self.history[-1] if self.history else None
+        return {
+            **versions(),
+            **describe_stack(prepared),
+            "device": str(self.device),
+            "preset": self.preset,
+            "network": None if self.model is None else asdict(self.model.config),
+            "seed": self.seed,
+            "flow": self.flow,
+            "steps": last.step if last else 0,
+            "skipped_steps": last.skipped if last else 0,
+            "fit_seconds": round(last.elapsed, 2) if last else 0.0,
+            "denoise_seconds": round(seconds, 2),
+            "held_out_loss": [s.held_out for s in self.history if s.held_out is not None],
+        }
+
+    def _prepare(
+        self, stack: Stack, joint: bool, started: float
+    ) -> Generator[Progress, None, PreparedStack]:
+        """Prepare a stack once; remember the noise and scaling that it was given."""
+        if self._prepared is not None and self._prepared.stack is stack:
+            return self._prepared
+        self._prepared = None  # free the last one first
+        steps = prepare_stack(
+            stack,
+            joint=joint,
+            noise=self.noise,
+            flow=self.flow,
+            known_noise=self.channel_noise,
+            known_scaling=self.channel_scaling,
+        )
+        while True:
+            try:
+                phase, fraction = next(steps)
+            except StopIteration as stop:
+                prepared: PreparedStack = stop.value
+                self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
+                self._prepared = prepared
+                return prepared
+            yield Progress(phase, fraction, time.perf_counter() - started)
+
+
+def denoise(
+    data: Stack | ArrayLike,
+    *,
+    axes: str | None = None,
+    preset: PresetName | Literal["auto"] = "auto",
+    time_budget: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Denoise a noisy movie in one line: fit to it, denoise it.
+
+    Parameters
+    ----------
+    data : Stack or array
+        At least two frames.
+    axes : str, optional
+        One letter for each dimension out of T C Z Y X S; guessed when None.
+    preset, device, seed
+        See `Denoiser`.
+    time_budget : float, optional [s]
+        Seconds of fit; the preset's when None.
+
+    Returns
+    -------
+    ndarray, shape of the input, float32 [user's units]
+
+    Raises
+    ------
+    ValueError
+        If the data cannot be denoised.
+    """
+    stack = _as_stack(data, axes)
+    return (
+        Denoiser(preset, device=device, seed=seed)
+        .fit(stack, time_budget=time_budget)
+        .denoise(stack)
+        .denoised
+    )
+
+
+def _as_stack(data: Stack | ArrayLike, axes: str | None) -> Stack:
+    """A stack as it is; a bare array with its axes."""
+    if isinstance(data, Stack):
+        if axes is not None and axes != data.axes:
+            raise ValueError(
+                f"this stack has axes {data.axes}, got axes={axes!r}; "
+                "give axes to Stack() or read() instead"
+            )
+        return data
+    return Stack(np.asarray(data) if not hasattr(data, "shape") else cast("Any", data), axes)
