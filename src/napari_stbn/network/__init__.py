@@ -1,0 +1,8 @@
+"""The network: blind-spot parts, STBN itself, and a loader for the authors' checkpoints."""
+
+from __future__ import annotations
+
+from .released import read_released, stbn_from_released
+from .stbn import STBN, STBNConfig
+
+__all__ = ["STBN", "STBNConfig", "read_released", "stbn_from_released"]
