@@ -1,0 +1,243 @@
+"""What the commands of the command line do; `napari_stbn.cli` reads their options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Generator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .denoiser import Denoiser
+from .estimates import estimate_run
+from .io import check_writable, read, write
+from .noise import estimate_noise
+from .pictures import Panel, side_by_side, write_picture
+from .presets import PRESETS
+from .result import DenoiseResult, Progress
+from .samples import simulate
+from .stack import Stack, cast_like, inspect_movie
+from .training import TrainingConfig
+
+__all__ = ["OWN_OPTIONS", "demo", "denoise", "info"]
+
+OWN_OPTIONS = ("max_steps", "time_budget")  # fields of TrainingConfig with an option of their own
+
+
+def denoise(options: argparse.Namespace) -> None:
+    """`napari-stbn denoise`."""
+    stack = _read(options)
+    for path in filter(None, (options.output, options.uncertainty)):
+        check_writable(path, overwrite=options.force)  # now, not after the fit
+    for path in filter(None, (options.report, options.save_model)):
+        if path.exists() and not options.force:
+            raise FileExistsError(f"{path} exists; choose another name or pass --force")
+    if options.model is not None:
+        denoiser = Denoiser.load(options.model, device=options.device)
+    else:
+        denoiser = _denoiser(options)
+        _fit(denoiser, stack, options)
+    result = _progress(denoiser.denoise_steps(stack))
+    if options.save_model is not None:
+        denoiser.save(options.save_model, overwrite=options.force)
+    denoised = result.stack
+    if options.keep_dtype:
+        denoised = denoised.like(cast_like(result.denoised, stack.dtype))
+    write(options.output, denoised, overwrite=options.force)
+    if options.uncertainty is not None:
+        if result.uncertainty is None:
+            raise ValueError(
+                "there is no uncertainty without a noise model; "
+                "leave out --uncertainty or --noise none"
+            )
+        write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
+    if options.report is not None:
+        options.report.write_text(json.dumps(result.report, indent=1) + "\n", encoding="utf-8")
+    for note in result.report["notes"]:
+        print(f"note: {note}")
+    print(
+        f"{options.output}: {_shape(stack)}, "
+        f"{result.report['steps']} steps in {result.report['fit_seconds']:.0f} s"
+    )
+
+
+def demo(options: argparse.Namespace) -> None:
+    """`napari-stbn demo`."""
+    folder: Path = options.output
+    if folder.exists() and any(folder.iterdir()) and not options.force:
+        raise FileExistsError(
+            f"{folder} is not empty; choose another folder with -o or pass --force"
+        )
+    movie = simulate()
+    stack = Stack(movie.noisy, "TYX", name="simulated cells")
+    print(
+        f"simulated movie: {_shape(stack)}, "
+        f"{movie.photons.max():.0f} photons at the brightest pixel"
+    )
+    denoiser = _denoiser(options)
+    _fit(denoiser, stack, options)
+    result = _progress(denoiser.denoise_steps(stack))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (
+        ("noisy", movie.noisy),
+        ("denoised", result.denoised),
+        ("truth", movie.clean),
+    ):
+        write(folder / f"{name}.tif", stack.like(array), overwrite=options.force)
+    write_picture(folder / "comparison.png", _comparison(stack, result, movie.clean))
+    (folder / "report.json").write_text(
+        json.dumps(result.report, indent=1) + "\n", encoding="utf-8"
+    )
+    span = float(np.ptp(movie.clean))
+    for name, array in (("noisy", movie.noisy), ("denoised", result.denoised)):
+        psnr = 10 * np.log10(span**2 / np.mean((array - movie.clean.astype(np.float64)) ** 2))
+        print(f"PSNR {name}: {psnr:.2f} dB")
+    print(f"results are in {folder.absolute()}; look at comparison.png")
+
+
+def info(options: argparse.Namespace) -> None:
+    """`napari-stbn info`."""
+    stack = _read(options)
+    stack.check()
+    print(f"file      {options.input.name}")
+    print(f"size      {_shape(stack)} {stack.dtype}")
+    if stack.pixel_size:
+        sizes = ", ".join(f"{axis} {size:g}" for axis, size in stack.pixel_size.items())
+        print(f"pixel     {sizes} {stack.unit}")
+    if stack.frame_interval:
+        print(f"interval  {stack.frame_interval:g} s")
+    for channel in range(stack.n_channels):
+        movie = stack.movie(channel, stack.n_planes // 2)
+        fit = estimate_noise(movie)
+        noise = fit.model
+        print(
+            f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
+            f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
+            f"{' (uncertain)' if fit.uncertain else ''}"
+        )
+        for sentence in [*filter(None, [fit.note]), *inspect_movie(movie).sentences()]:
+            print(f"          {sentence}")
+    run = estimate_run(stack, options.preset, options.device)
+    print(
+        f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free on {run.device}"
+    )
+    print(
+        f"time      fit {run.fit_seconds:.0f} s at most, "
+        f"denoising about {run.denoise_seconds:.0f} s"
+    )
+
+
+def _read(options: argparse.Namespace) -> Stack:
+    """Read the input, say what was guessed, take the frames asked for."""
+    stack = read(options.input, axes=options.axes)
+    if stack.guess:
+        print(f"axes: {stack.guess}")
+    if options.frames is not None and "T" in stack.axes:
+        index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
+        stack = stack.like(stack.array[index])
+    return stack
+
+
+def _denoiser(options: argparse.Namespace) -> Denoiser:
+    """A denoiser with the options' parameters."""
+    return Denoiser(
+        options.preset,
+        device=options.device,
+        seed=options.seed,
+        noise=options.noise,
+        flow=options.flow,
+        channels=options.channels,
+    )
+
+
+def _fit(denoiser: Denoiser, stack: Stack, options: argparse.Namespace) -> None:
+    """Fit with a progress bar."""
+    given = {
+        row.name: getattr(options, row.name)
+        for row in fields(TrainingConfig)
+        if row.name not in OWN_OPTIONS
+    }
+    training = replace(
+        PRESETS[denoiser.preset].training, **{k: v for k, v in given.items() if v is not None}
+    )
+    budget = options.time_budget
+    if options.max_steps is not None and budget == 60.0 and options.run is demo:
+        budget = None  # the demo's default budget gives way to a number of steps
+    _progress(
+        denoiser.fit_steps(
+            stack, time_budget=budget, max_steps=options.max_steps, training=training
+        )
+    )
+
+
+def _progress(steps: Generator[Progress, None, Any]) -> Any:
+    """Run a generator to its end behind a progress bar; return what it returns."""
+    from tqdm import tqdm
+
+    bar, phase, shown = None, "", 0.0
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as stop:
+                if bar is not None:
+                    bar.update(1.0 - bar.n)
+                return stop.value
+            if bar is None or progress.phase != phase:
+                if bar is not None:
+                    bar.update(1.0 - bar.n)
+                    bar.close()
+                phase = progress.phase
+                bar = tqdm(
+                    total=1.0,
+                    desc=phase,
+                    bar_format="{desc:8}{percentage:3.0f}%|{bar:30}| {elapsed} {postfix}",
+                )
+            bar.update(min(1.0, progress.fraction) - bar.n)
+            if progress.step is not None and time.perf_counter() - shown > 0.2:
+                shown = time.perf_counter()
+                step = progress.step
+                bar.set_postfix_str(
+                    f"step {step.step} loss {step.loss:.4f} {step.remaining:.0f} s left"
+                )
+    finally:
+        if bar is not None:
+            bar.close()
+        steps.close()
+
+
+def _comparison(stack: Stack, result: DenoiseResult, clean: NDArray[Any]) -> NDArray[np.uint8]:
+    """Three frames: noisy, denoised, truth, uncertainty, residual."""
+    low, high = float(clean.min()), float(np.quantile(clean, 0.9995))
+    noisy = stack.movie().astype(np.float32)
+    spread = 3 * float(np.std(noisy - result.denoised))
+    rows = []
+    for t in (0, len(noisy) // 2, len(noisy) - 1):
+        row = [
+            Panel(f"noisy, frame {t}", noisy[t], low, high),
+            Panel("denoised", result.denoised[t], low, high),
+            Panel("truth", clean[t], low, high),
+            Panel("noisy - denoised", noisy[t] - result.denoised[t], -spread, spread),
+        ]
+        if result.uncertainty is not None:
+            row.insert(
+                3,
+                Panel(
+                    "uncertainty",
+                    result.uncertainty[t],
+                    0,
+                    float(np.quantile(result.uncertainty, 0.999)),
+                ),
+            )
+        rows.append(row)
+    return side_by_side(rows, zoom=2)
+
+
+def _shape(stack: Stack) -> str:
+    """Axes and sizes for a person, such as T 20 x Y 200 x X 200."""
+    return " x ".join(f"{axis} {size}" for axis, size in zip(stack.axes, stack.shape, strict=True))

@@ -1,0 +1,188 @@
+"""The command line: ``napari-stbn denoise | demo | info``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ._commands import OWN_OPTIONS, demo, denoise, info
+from .flow import FLOW_METHODS
+from .noise import GaussianNoise, PoissonGaussianNoise
+from .presets import PRESETS
+from .training import TrainingConfig
+
+__all__ = ["main"]
+
+Noise = str | PoissonGaussianNoise | GaussianNoise | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; those of the process when None.
+
+    Returns
+    -------
+    int
+        0 when done, 2 when the input, the options or the output would not do (one sentence on the
+        error stream), 130 when stopped.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
+    )
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+        print(f"napari-stbn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("napari-stbn: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="napari-stbn", description="Self-supervised denoising of time-lapse movies."
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("denoise", help="fit to a noisy movie and denoise it")
+    command.add_argument("input", type=Path, help="TIFF, OME-TIFF, .npy or OME-Zarr")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="file to write; the suffix chooses the format",
+    )
+    command.add_argument("--force", action="store_true", help="replace an existing output")
+    command.add_argument(
+        "--uncertainty", type=Path, help="also write the posterior standard deviation to this file"
+    )
+    command.add_argument("--report", type=Path, help="also write what was done to this JSON file")
+    command.add_argument(
+        "--model", type=Path, help="denoise with this saved model instead of fitting"
+    )
+    command.add_argument("--save-model", type=Path, help="keep the fitted model in this file")
+    command.add_argument(
+        "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
+    )
+    _add_input_options(command)
+    _add_fit_options(command)
+    command.set_defaults(run=denoise)
+
+    command = commands.add_parser(
+        "demo", help="denoise a simulated movie, and compare with the truth"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("stbn-demo"), help="folder for movies and picture"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace earlier results in that folder"
+    )
+    _add_fit_options(command)
+    command.set_defaults(run=demo, time_budget=60.0)
+
+    command = commands.add_parser(
+        "info", help="axes, noise, memory and time of a movie, without denoising it"
+    )
+    command.add_argument("input", type=Path)
+    command.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
+    command.add_argument("--device", default="auto")
+    _add_input_options(command)
+    command.set_defaults(run=info)
+    return parser
+
+
+def _add_input_options(command: argparse.ArgumentParser) -> None:
+    """How to read the input."""
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    command.add_argument(
+        "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
+    )
+
+
+def _add_fit_options(command: argparse.ArgumentParser) -> None:
+    """How to fit; the advanced options are the fields of TrainingConfig."""
+    command.add_argument(
+        "--preset", choices=["auto", *PRESETS], default="auto", help="network and length of the fit"
+    )
+    command.add_argument("--time-budget", type=float, help="seconds of fit at most")
+    command.add_argument("--max-steps", type=int, help="steps of the fit at most")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    command.add_argument(
+        "--seed", type=int, default=0, help="repeats a CPU run of --max-steps exactly"
+    )
+    command.add_argument(
+        "--flow", choices=FLOW_METHODS, default="dis", help="how motion is estimated"
+    )
+    command.add_argument(
+        "--noise",
+        type=_noise,
+        default="estimate",
+        help="estimate, gaussian, none, GAIN,OFFSET,READ_NOISE "
+        "(counts per photoelectron, counts, photoelectrons), or SIGMA (counts)",
+    )
+    command.add_argument(
+        "--channels",
+        choices=("auto", "separate", "joint"),
+        default="auto",
+        help="denoise channels together?",
+    )
+    advanced = command.add_argument_group("advanced")
+    hints = typing.get_type_hints(TrainingConfig, include_extras=True)
+    for row in fields(TrainingConfig):
+        if row.name in OWN_OPTIONS:
+            continue
+        kind, details = typing.get_args(hints[row.name])[:2]
+        advanced.add_argument(
+            f"--{row.name.replace('_', '-')}",
+            type=kind,
+            help=f"{details['tooltip']} (the preset's when left out)",
+        )
+
+
+def _frame_range(text: str) -> slice:
+    """FIRST:END."""
+    try:
+        first, end = (int(part) if part else None for part in text.split(":"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"frames must look like 0:200, got {text!r}") from error
+    return slice(first, end)
+
+
+def _noise(text: str) -> Noise:
+    """estimate, gaussian, none, GAIN,OFFSET,READ_NOISE or SIGMA."""
+    if text in ("estimate", "gaussian"):
+        return text
+    if text == "none":
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        if len(numbers) == 1:
+            return GaussianNoise(*numbers)
+        return PoissonGaussianNoise(*numbers)
+    except (ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"noise must be estimate, gaussian, none, GAIN,OFFSET,READ_NOISE or SIGMA, got {text!r}"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

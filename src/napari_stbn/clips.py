@@ -1,0 +1,218 @@
+"""Clips: space-time crops of movies for the fit, and the blocks held out from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .preparation import PreparedMovie
+from .prior import Units
+
+__all__ = ["Clip", "ClipSampler", "turn"]
+
+_HELD_OUT_SHARE = 0.04  # of all pixels, at most
+_HELD_OUT_BLOCK = (2, 8, 8)  # frames, rows, columns
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A batch of crops of one movie, as `STBN.forward` and `blind_loss` take them.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape (N, T, C, H, W) [network units]
+    intensities : Tensor, shape (N, T, C, H, W) [user's units]
+    weight : Tensor, shape (N, T, 1, H, W)
+        One where a pixel counts, else zero.
+    flow_to_previous, flow_to_next : Tensor, shape (N, T - 1, 2, H, W) [px]
+    units : tuple of Units, length C
+    """
+
+    inputs: Tensor
+    intensities: Tensor
+    weight: Tensor
+    flow_to_previous: Tensor
+    flow_to_next: Tensor
+    units: tuple[Units, ...]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], units: tuple[Units, ...]) -> Clip:
+        """Put the five tensors, in the order of the attributes, together."""
+        inputs, intensities, weight, flow_to_previous, flow_to_next = tensors
+        return cls(inputs, intensities, weight, flow_to_previous, flow_to_next, units)
+
+    def to(self, device: torch.device) -> Clip:
+        """Copy to a device."""
+        if self.inputs.device == device:
+            return self
+        tensors = (
+            self.inputs,
+            self.intensities,
+            self.weight,
+            self.flow_to_previous,
+            self.flow_to_next,
+        )
+        return Clip.of([t.to(device, non_blocking=True) for t in tensors], self.units)
+
+
+def turn(x: Tensor, quarter: int, mirror: bool, *, vectors: bool = False) -> Tensor:
+    """Rotate by quarter turns and mirror an image or a flow.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., H, W), or (..., 2, H, W) for a flow ordered (dx, dy)
+    quarter : int
+        Quarter turns, 0 to 3, counted as `torch.rot90` does.
+    mirror : bool
+        Reverse the columns first.
+    vectors : bool, default False
+        Turn the displacements as well as the grid.
+
+    Returns
+    -------
+    Tensor
+        Same shape, or H and W exchanged when `quarter` is odd.
+    """
+    if mirror:
+        x = x.flip(-1)
+        if vectors:
+            x = x * x.new_tensor([-1.0, 1.0]).view(2, 1, 1)
+    for _ in range(quarter % 4):
+        x = x.rot90(
+            1, (-2, -1)
+        )  # column c of width W becomes row W - 1 - c; row r becomes column r
+        if vectors:
+            dx, dy = x.unbind(-3)
+            x = torch.stack([dy, -dx], -3)
+    return x
+
+
+class ClipSampler:
+    """Draw clips that cover the movies evenly, and keep blocks out of the fit.
+
+    Parameters
+    ----------
+    movies : sequence of PreparedMovie
+        All with the same number of channels.
+    frames, size : int
+        Frames and side of a clip [px]; smaller movies are taken whole.
+    batch : int
+        Crops a clip holds, all of one movie.
+    generator : torch.Generator
+        The only source of chance.
+    held_out_clips : int
+        Clips whose blocks are held out.
+    """
+
+    def __init__(
+        self,
+        movies: Sequence[PreparedMovie],
+        frames: int,
+        size: int,
+        batch: int,
+        generator: torch.Generator,
+        held_out_clips: int = 4,
+    ) -> None:
+        self.movies = list(movies)
+        self.frames, self.size, self.batch = frames, size, batch
+        self.generator = generator
+        pixels = torch.tensor([float(m.inputs.numel()) for m in self.movies])
+        self._chance = pixels / pixels.sum()
+        self._fit_weight = [m.valid.clone() for m in self.movies]
+        self._held_out = self._hold_out(held_out_clips, int(pixels.sum()))
+
+    def draw(self) -> Clip:
+        """Return a random clip, turned and mirrored at random; held-out pixels weigh nothing."""
+        which = int(torch.multinomial(self._chance, 1, generator=self.generator))
+        movie = self.movies[which]
+        crops = []
+        for _ in range(self.batch):
+            corner = self._corner(movie)
+            height, width = self._extent(movie)[1:]
+            quarter, mirror = self._integer(4), bool(self._integer(2))
+            if height != width:
+                quarter -= quarter % 2  # a clip that is not square keeps its shape
+            crop = self._crop(movie, self._fit_weight[which], corner)
+            crops.append(
+                [turn(x, quarter, mirror) for x in crop[:3]]
+                + [turn(x, quarter, mirror, vectors=True) for x in crop[3:]]
+            )
+        return Clip.of([torch.stack(parts) for parts in zip(*crops, strict=True)], movie.units)
+
+    def held_out(self) -> list[Clip]:
+        """Return the clips whose blocks are held out, the same each time.
+
+        Only those blocks weigh.
+        """
+        clips = []
+        for which, corner, block in self._held_out:
+            movie = self.movies[which]
+            crop = self._crop(movie, block, corner)
+            clips.append(Clip.of([part[None] for part in crop], movie.units))
+        return clips
+
+    def _hold_out(self, count: int, pixels: int) -> list[tuple[int, tuple[int, int, int], Tensor]]:
+        """Choose clips and blocks in them; take the blocks out of the fit."""
+        t, h, w = self._extent(self.movies[0])
+        share = min(0.25, _HELD_OUT_SHARE * pixels / (count * t * h * w))
+        chosen = []
+        for _ in range(count):
+            which = int(torch.multinomial(self._chance, 1, generator=self.generator))
+            movie = self.movies[which]
+            corner = self._corner(movie)
+            extent = self._extent(movie)
+            blocks = torch.rand(
+                [-(-n // b) for n, b in zip(extent, _HELD_OUT_BLOCK, strict=True)],
+                generator=self.generator,
+            )
+            held = blocks < share
+            if not held.any():
+                held.view(-1)[int(blocks.argmin())] = True
+            for axis, b in enumerate(_HELD_OUT_BLOCK):
+                held = held.repeat_interleave(b, axis)
+            mask = torch.zeros_like(movie.valid)
+            place = tuple(slice(c, c + n) for c, n in zip(corner, extent, strict=True))
+            mask[place[0], 0, place[1], place[2]] = held[: extent[0], : extent[1], : extent[2]]
+            mask &= movie.valid
+            self._fit_weight[which] &= ~mask
+            chosen.append((which, corner, mask))
+        return chosen
+
+    def _extent(self, movie: PreparedMovie) -> tuple[int, int, int]:
+        """Frames, height and width of a clip of this movie."""
+        t, h, w = movie.shape
+        return min(self.frames, t), min(self.size, h), min(self.size, w)
+
+    def _corner(self, movie: PreparedMovie) -> tuple[int, int, int]:
+        """First frame, row and column. Starts beyond the ends are moved in.
+
+        Or the edges would be seen less often than the middle.
+        """
+        corner = []
+        for length, extent in zip(movie.shape, self._extent(movie), strict=True):
+            beyond = extent // 4 if length > extent else 0
+            start = self._integer(length - extent + 2 * beyond + 1) - beyond
+            corner.append(min(max(start, 0), length - extent))
+        return corner[0], corner[1], corner[2]
+
+    def _crop(
+        self, movie: PreparedMovie, weight: Tensor, corner: tuple[int, int, int]
+    ) -> list[Tensor]:
+        """Inputs, intensities, weight, flow to previous, flow to next of a crop."""
+        t, h, w = self._extent(movie)
+        rows, columns = slice(corner[1], corner[1] + h), slice(corner[2], corner[2] + w)
+        frames, pairs = slice(corner[0], corner[0] + t), slice(corner[0], corner[0] + t - 1)
+        return [
+            movie.inputs[frames, :, rows, columns],
+            movie.intensities[frames, :, rows, columns],
+            weight[frames, :, rows, columns].float(),
+            movie.flow_to_previous[pairs, :, rows, columns],
+            movie.flow_to_next[pairs, :, rows, columns],
+        ]
+
+    def _integer(self, below: int) -> int:
+        """Random integer from 0 to `below` - 1."""
+        return int(torch.randint(below, (), generator=self.generator))

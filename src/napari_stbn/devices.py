@@ -1,0 +1,53 @@
+"""Compute devices: which there are, and how much memory is free on them."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+__all__ = ["free_memory", "resolve_device"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn a user's word into a device that works.
+
+    Parameters
+    ----------
+    name : str, default "auto"
+        ``"auto"`` takes a CUDA GPU, then Apple's GPU, then the CPU; otherwise a torch device name
+        such as ``"cpu"`` or ``"cuda:1"``.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f'device must be "auto", "cpu", "cuda", "cuda:N" or "mps", got {name!r}'
+        ) from error
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not here.get(device.type, False):
+        raise ValueError(f'there is no device {name!r} on this machine; use device="auto" or "cpu"')
+    return device
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

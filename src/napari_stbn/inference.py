@@ -1,0 +1,340 @@
+"""Denoise a movie of any length and size with a bounded amount of memory, exactly.
+
+The network is recurrent in both directions, so cutting a movie in pieces would normally change the
+result at every cut. Two things avoid this here:
+
+* *Time.* A first pass runs the backward direction over the whole movie and keeps its state only at
+  the start of each window. The
+  second pass goes forward window by window: it repeats the backward direction inside the window
+  from the kept state, continues the forward direction from the last window, and predicts. No
+  overlap, and the result does not depend on the window.
+* *Space.* States are kept for whole frames, and only the convolutions of one step run in tiles. The
+  reach of one step is finite and
+  small (`state_radius`, `head_radius`), so a tile with that halo gives exactly what the whole frame
+  would.
+
+Results differ from the untiled ones by rounding alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .flow.field import gather, warp_index
+from .network import STBN
+from .network.stbn import Direction, head_radius, state_radius
+from .precision import Precision, autocast
+from .preparation import PreparedMovie
+from .prior import posterior, prior_mean
+
+__all__ = ["DenoisedWindow", "InferencePlan", "denoise_frames", "plan_inference"]
+
+_logger = logging.getLogger(__name__)
+_SMALLEST_TILE = 32  # px
+
+
+@dataclass(frozen=True)
+class InferencePlan:
+    """Pieces in which a movie is denoised; they change memory and time, not the result.
+
+    Attributes
+    ----------
+    window
+        Frames whose states are kept at once.
+    tile
+        Side of the tiles that the convolutions run in [px], a multiple of 4.
+    bytes
+        Memory expected at the peak, beside the movie itself.
+    """
+
+    window: int
+    tile: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class DenoisedWindow:
+    """Some consecutive frames of the result.
+
+    Attributes
+    ----------
+    start
+        First frame.
+    mean : Tensor, shape (T', C, Y, X), float32 [user's units]
+        Posterior mean; the prior mean without a noise model and where a pixel was not measured.
+    std : Tensor, shape (T', C, Y, X), float32 [user's units], or None
+        Posterior standard deviation; None without a noise model.
+    prior : Tensor, shape (T', C, Y, X), float32 [user's units]
+        Prior mean: the prediction that never saw the pixel.
+    fraction
+        Part of the work that is done, 0 to 1.
+    """
+
+    start: int
+    mean: Tensor
+    std: Tensor | None
+    prior: Tensor
+    fraction: float
+
+
+def plan_inference(
+    model: STBN, shape: tuple[int, int, int], budget: int, precision: Precision = "float32"
+) -> InferencePlan:
+    """Choose window and tile so that the peak stays within a budget.
+
+    Parameters
+    ----------
+    model : STBN
+    shape : (frames, height, width)
+    budget : int [bytes]
+        Memory that may be taken, beside the movie.
+    precision : {"float32", "bfloat16"}
+
+    Returns
+    -------
+    InferencePlan
+
+    Raises
+    ------
+    MemoryError
+        If even single frames in the smallest tiles do not fit.
+    """
+    frames, height, width = shape
+    config = model.config
+    # Measured peak of live feature maps: about 7 states' worth in the alignment and fusion of a
+    # step, about 10 in expansion and head.
+    bytes_a_value = 4 if precision == "float32" else 2
+    state = config.width * height * width * bytes_a_value
+    index = height * width * 16
+
+    def peak(window: int, tile: int) -> int:
+        halo = 2 * (head_radius(config) + 4)
+        share = (
+            min(1.0, (min(tile, height) + halo) * (min(tile, width) + halo) / (height * width))
+            if tile < max(height, width)
+            else 1.0
+        )
+        kept = (
+            math.ceil(frames / window) * state if window < frames else 0
+        )  # backward states at the starts of windows
+        return int(
+            kept
+            + 2 * window * state
+            + 4 * state
+            + 12 * state * share
+            + index
+            + 24 * height * width * window
+        )
+
+    largest = 4 * math.ceil(max(height, width) / 4)
+    tiles = [largest]
+    while tiles[-1] > _SMALLEST_TILE:
+        tiles.append(max(_SMALLEST_TILE, 4 * math.ceil(tiles[-1] / 8)))
+    windows = sorted(
+        {min(frames, w) for w in (64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1)}, reverse=True
+    )
+    for tile in tiles:  # large tiles first: halos cost time, windows cost nearly nothing
+        for window in windows:
+            if peak(window, tile) <= budget:
+                return InferencePlan(window, tile, peak(window, tile))
+    least = min(peak(window, tiles[-1]) for window in windows)
+    raise MemoryError(
+        f"denoising frames of {height} x {width} needs {least / 1e9:.1f} GB, "
+        f"{budget / 1e9:.1f} GB are free; "
+        "close other programs, crop the movie, or choose a smaller preset"
+    )
+
+
+def denoise_frames(
+    model: STBN,
+    movie: PreparedMovie,
+    plan: InferencePlan,
+    *,
+    precision: Precision = "float32",
+) -> Generator[DenoisedWindow | float, None, None]:
+    """Denoise a movie, window by window, from the first frame to the last.
+
+    Parameters
+    ----------
+    model : STBN
+        Fitted, on the device to use.
+    movie : PreparedMovie
+        On the CPU or the same device.
+    plan : InferencePlan
+        From `plan_inference`. Out of memory halves the tile and goes on.
+    precision : {"float32", "bfloat16"}, default "float32"
+        Of the network's inner layers.
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1, at least once a frame, so that cancelling acts at
+        once.
+    DenoisedWindow
+        As soon as a window is ready; together they hold every frame once.
+    """
+    runner = _Runner(model, movie, plan, precision)
+    total = (
+        runner.frames * 2.5
+    )  # units of work: a backward step costs one, a forward step with prediction 1.5 or more
+    done = 0.0
+    starts = range(0, runner.frames, plan.window)
+    kept: dict[int, Tensor] = {}
+    state: Tensor | None = None
+    if len(starts) > 1:
+        for t in range(runner.frames - 1, plan.window - 1, -1):
+            state = runner.step("from_future", t, state)
+            if t % plan.window == 0:
+                kept[t] = state
+            done += 1
+            yield done / total
+    past: Tensor | None = None
+    for start in starts:
+        stop = min(start + plan.window, runner.frames)
+        future: dict[int, Tensor] = {}
+        state = kept.pop(stop, None)
+        for t in range(stop - 1, start - 1, -1):
+            state = future[t] = runner.step("from_future", t, state)
+            yield min(1.0, done / total)
+        priors = []
+        for t in range(start, stop):
+            past = runner.step("from_past", t, past)
+            priors.append(runner.predict(past, future.pop(t)))
+            done += (total - runner.frames * (len(starts) > 1)) / runner.frames
+            yield min(1.0, done / total)
+        yield runner.finish(start, torch.stack(priors, 1), min(1.0, done / total))
+
+
+class _Runner:
+    """The steps of inference on one movie, in tiles."""
+
+    def __init__(
+        self, model: STBN, movie: PreparedMovie, plan: InferencePlan, precision: Precision
+    ) -> None:
+        self.model, self.movie, self.precision = model, movie, precision
+        self.tile = plan.tile
+        self.device = next(model.parameters()).device
+        self.frames, self.height, self.width = movie.shape
+
+    @torch.no_grad()
+    def step(self, direction: Direction, t: int, neighbour: Tensor | None) -> Tensor:
+        """State (1, width, Y, X) at frame t from the neighbouring frame's state.
+
+        Or from nothing at the end of the movie.
+        """
+        frame = self._frame(t)
+        if neighbour is None:
+            return self._tiled(
+                lambda f: self.model.begin(direction, f), [frame], state_radius(self.model.config)
+            )
+        flow = (
+            self.movie.flow_to_previous[t - 1]
+            if direction == "from_past"
+            else self.movie.flow_to_next[t]
+        )
+        aligned = gather(neighbour, warp_index(flow[None].to(self.device)))
+        return self._tiled(
+            lambda f, a: self.model.advance(direction, f, a),
+            [frame, aligned],
+            state_radius(self.model.config),
+        )
+
+    @torch.no_grad()
+    def predict(self, past: Tensor, future: Tensor) -> Tensor:
+        """Prior (1, K, Y, X) from both states of a frame."""
+        return self._tiled(self.model.predict, [past, future], head_radius(self.model.config))
+
+    @torch.no_grad()
+    def finish(self, start: int, prior: Tensor, fraction: float) -> DenoisedWindow:
+        """Turn the priors (1, T', K, Y, X) of a window into intensities."""
+        movie = self.movie
+        frames = slice(start, start + prior.shape[1])
+        units = movie.units
+        blind = prior_mean(prior, units)[0].cpu()
+        if not self.model.config.covariance or any(unit.noise is None for unit in units):
+            return DenoisedWindow(start, blind, None, blind, fraction)
+        noisy = movie.intensities[frames].to(self.device)[None]
+        mean, std = (x[0].cpu() for x in posterior(prior, noisy, units))
+        valid = movie.valid[frames].cpu()
+        mean = torch.where(valid, mean, blind)
+        return DenoisedWindow(start, mean, std, blind, fraction)
+
+    def _frame(self, t: int) -> Tensor:
+        """Network input (1, C, Y, X) at frame t."""
+        frame = self.movie.inputs[t][None].to(self.device)
+        return frame.contiguous(memory_format=torch.channels_last)
+
+    def _tiled(self, function: Callable[..., Tensor], inputs: list[Tensor], radius: int) -> Tensor:
+        """Apply a convolutional function of finite reach in tiles.
+
+        Smaller tiles when memory runs out.
+        """
+        while True:
+            try:
+                with autocast(self.device, self.precision):
+                    return self._apply(function, inputs, 4 * math.ceil(radius / 4))
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or self.tile // 2 < _SMALLEST_TILE:
+                    raise
+                self.tile = 4 * math.ceil(self.tile / 8)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                _logger.warning(
+                    "out of memory on %s; going on with tiles of %d pixels", self.device, self.tile
+                )
+
+    def _apply(self, function: Callable[..., Tensor], inputs: list[Tensor], halo: int) -> Tensor:
+        """One pass over the tiles. Origins are multiples of 4.
+
+        As patches of the spatial expansion are.
+        """
+        if self.tile >= max(self.height, self.width):
+            return function(*inputs)
+        tiles = [
+            (rows, columns)
+            for rows in _spans(self.height, self.tile, halo)
+            for columns in _spans(self.width, self.tile, halo)
+        ]
+        out = inputs[0].new_empty(0)
+        for rows, columns in tiles:
+            piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
+            if out.numel() == 0:
+                out = piece.new_empty(piece.shape[0], piece.shape[1], self.height, self.width)
+                out = out.contiguous(memory_format=torch.channels_last)
+            out[:, :, rows.inner, columns.inner] = piece[:, :, rows.local, columns.local]
+        return out
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One tile along one axis: what it reads, what it writes.
+
+    And where that lies in what it read.
+    """
+
+    outer: slice
+    inner: slice
+    local: slice
+
+
+def _spans(length: int, tile: int, halo: int) -> Iterator[_Span]:
+    """Cut an axis into tiles with halos."""
+    for start in range(0, length, tile):
+        stop = min(start + tile, length)
+        first, last = max(0, start - halo), min(length, stop + halo)
+        yield _Span(slice(first, last), slice(start, stop), slice(start - first, stop - first))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a torch error says that memory ran out, on any device."""
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "can't allocate" in str(error)
+    )

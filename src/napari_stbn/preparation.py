@@ -1,0 +1,306 @@
+"""A raw movie made ready for the network: defects set aside, noise known.
+
+Intensities in network units, flow in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from .flow import Flow, FlowMethod, flow_steps
+from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
+from .prior import Units
+from .stack import IntensityScaling, MovieDefects, Stack, inspect_movie, validate_movie
+
+__all__ = [
+    "Index",
+    "KnownNoise",
+    "NoiseChoice",
+    "PreparedMovie",
+    "PreparedStack",
+    "fill_defects",
+    "network_scaling",
+    "prepare_movie",
+    "prepare_stack",
+]
+
+Index = tuple[int, int]  # channel, plane
+KnownNoise = PoissonGaussianNoise | GaussianNoise | None
+NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
+_PLANES_MEASURED = 5  # planes of a z-stack that noise and scaling are measured on
+
+
+@dataclass(frozen=True)
+class PreparedMovie:
+    """One movie of C channels, as training and inference take it.
+
+    Attributes
+    ----------
+    intensities : Tensor, shape (T, C, Y, X), float32 [user's units]
+        Noisy intensities; pixels that are not valid hold a guess from their neighbours.
+    inputs : Tensor, shape (T, C, Y, X), float32 [network units]
+        The same, as the network sees them.
+    valid : Tensor, shape (T, 1, Y, X), bool
+        False for pixels that were not measured (NaN, infinite, dead, dropped frames): they count in
+        no loss, and the posterior there is the prior.
+    flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, Y, X), float32 [px], ordered (dx, dy)
+    units : tuple of Units, length C
+    """
+
+    intensities: Tensor
+    inputs: Tensor
+    valid: Tensor
+    flow_to_previous: Tensor
+    flow_to_next: Tensor
+    units: tuple[Units, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height and width."""
+        t, _, h, w = self.inputs.shape
+        return t, h, w
+
+
+def fill_defects(
+    movie: NDArray[Any], defects: MovieDefects
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Replace pixels that carry no measurement by a guess, and say which they are.
+
+    Parameters
+    ----------
+    movie : ndarray, shape (T, Y, X) [user's units]
+        Not modified.
+    defects : MovieDefects
+        From `napari_stbn.stack.inspect_movie`.
+
+    Returns
+    -------
+    filled : ndarray, shape (T, Y, X), float32 [user's units]
+        NaN, infinite and dead pixels hold the nearest measured pixel of their frame; dropped frames
+        hold the nearest measured frame.
+    valid : ndarray of bool, shape (T, Y, X)
+    """
+    filled = movie.astype(np.float32)
+    valid = np.ones(movie.shape, bool)
+    if defects.nonfinite is not None:
+        valid &= ~defects.nonfinite
+    if defects.dead is not None:
+        valid &= ~defects.dead
+    valid[list(defects.constant_frames)] = False
+    measured = valid.any(axis=(1, 2))
+    for t in np.flatnonzero(measured & ~valid.all(axis=(1, 2))):
+        nearest = ndimage.distance_transform_edt(
+            ~valid[t], return_distances=False, return_indices=True
+        )
+        filled[t] = filled[t][tuple(nearest)]
+    good = np.flatnonzero(measured)
+    for t in np.flatnonzero(~measured):
+        filled[t] = filled[good[np.abs(good - t).argmin()]]
+    return filled, valid
+
+
+def prepare_movie(
+    channels: Sequence[NDArray[np.float32]],
+    valid: NDArray[np.bool_],
+    noise: Sequence[NoiseModel | None],
+    scalings: Sequence[IntensityScaling] | None,
+    flow: Flow,
+) -> PreparedMovie:
+    """Put a movie's channels into network units.
+
+    Parameters
+    ----------
+    channels : sequence of C ndarrays, shape (T, Y, X), float32 [user's units]
+        From `fill_defects`.
+    valid : ndarray of bool, shape (T, Y, X)
+        Pixels that were measured in every channel.
+    noise : sequence of C noise models or None
+    scalings : sequence of C IntensityScaling, optional
+        Of the stabilised movie; fitted when None.
+    flow : Flow
+        Of the movie, both directions.
+
+    Returns
+    -------
+    PreparedMovie
+    """
+    intensities = torch.from_numpy(np.stack(channels, 1))  # (T, C, Y, X)
+    units = []
+    for c, model in enumerate(noise):
+        stable = intensities[:, c] if model is None else model.stabilize(intensities[:, c])
+        scaling = network_scaling(stable.numpy()) if scalings is None else scalings[c]
+        units.append(Units(model, scaling))
+    return PreparedMovie(
+        intensities=intensities,
+        inputs=torch.stack([unit.to_network(intensities[:, c]) for c, unit in enumerate(units)], 1),
+        valid=torch.from_numpy(valid)[:, None],
+        flow_to_previous=torch.from_numpy(flow.to_previous),
+        flow_to_next=torch.from_numpy(flow.to_next),
+        units=tuple(units),
+    )
+
+
+@dataclass(frozen=True)
+class PreparedStack:
+    """All movies of a stack, ready for the network.
+
+    Attributes
+    ----------
+    stack : Stack
+    movies : dict of (channel, plane) to PreparedMovie
+        Joint channels share one entry, under channel 0.
+    noise : dict of int to noise model or None
+        Of each channel.
+    scaling : dict of int to IntensityScaling
+        Of each channel, after stabilisation.
+    notes : list of str
+        Sentences for the user: defects found, doubts about the noise.
+    """
+
+    stack: Stack
+    movies: dict[Index, PreparedMovie]
+    noise: dict[int, KnownNoise]
+    scaling: dict[int, IntensityScaling]
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare_stack(
+    stack: Stack,
+    *,
+    joint: bool,
+    noise: NoiseChoice,
+    flow: FlowMethod,
+    known_noise: Mapping[int, KnownNoise],
+    known_scaling: Mapping[int, IntensityScaling],
+) -> Generator[tuple[Literal["noise", "flow"], float], None, PreparedStack]:
+    """Measure the noise of every channel, the flow of every movie, and convert to network units.
+
+    Parameters
+    ----------
+    stack : Stack
+    joint : bool
+        Channels are denoised together and share one flow.
+    noise : {"estimate", "gaussian"} or noise model or None
+        How to know the noise of a channel that is not in `known_noise`.
+    flow : str
+        Method of `napari_stbn.flow.estimate_flow`.
+    known_noise, known_scaling : mapping of int to noise model and IntensityScaling
+        Of channels already measured, such as by the fit of a loaded model.
+
+    Yields
+    ------
+    (phase, fraction)
+        After each channel and each pair of frames.
+
+    Returns
+    -------
+    PreparedStack
+
+    Raises
+    ------
+    ValueError
+        If a movie cannot be denoised.
+    """
+    stack.check()
+    prepared = PreparedStack(stack, {}, dict(known_noise), dict(known_scaling))
+    for channel in range(stack.n_channels):
+        if channel not in prepared.noise:
+            _measure_channel(prepared, channel, noise)
+        yield "noise", (channel + 1) / stack.n_channels
+    groups: dict[Index, list[Index]] = {}
+    for channel, plane in stack.indices():
+        groups.setdefault((0 if joint else channel, plane), []).append((channel, plane))
+    for number, (key, members) in enumerate(groups.items()):
+        filled, valid = _read(prepared, members)
+        pairs = []
+        for pair in flow_steps(sum(filled[1:], filled[0]), flow):
+            pairs.append(pair)
+            yield "flow", (number + len(pairs) / (stack.n_frames - 1)) / len(groups)
+        both = Flow(np.stack([p for p, _ in pairs]), np.stack([n for _, n in pairs]))
+        models = [prepared.noise[c] for c, _ in members]
+        scalings = [prepared.scaling[c] for c, _ in members]
+        prepared.movies[key] = prepare_movie(filled, valid, models, scalings, both)
+    return prepared
+
+
+def _read(
+    prepared: PreparedStack, members: Sequence[Index]
+) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
+    """The channels of one movie with defects filled, and where all of them were measured."""
+    stack = prepared.stack
+    filled, valid = [], np.ones((stack.n_frames, *stack.frame_shape), bool)
+    for channel, plane in members:
+        movie = stack.movie(channel, plane)
+        validate_movie(movie, what=_title(stack, channel, plane))
+        defects = inspect_movie(movie)
+        where = "" if len(stack.indices()) == 1 else f"Channel {channel}, plane {plane}: "
+        prepared.notes.extend(where + sentence for sentence in defects.sentences())
+        channel_filled, channel_valid = fill_defects(movie, defects)
+        filled.append(channel_filled)
+        valid &= channel_valid
+    return filled, valid
+
+
+def _measure_channel(prepared: PreparedStack, channel: int, choice: NoiseChoice) -> None:
+    """Noise model and scaling of a channel, from a few planes spread over the stack."""
+    stack = prepared.stack
+    spread = np.linspace(0, stack.n_planes - 1, min(_PLANES_MEASURED, stack.n_planes))
+    planes = sorted({round(float(plane)) for plane in spread})
+    movies = [stack.movie(channel, plane) for plane in planes]
+    for movie, plane in zip(movies, planes, strict=True):
+        validate_movie(movie, what=_title(stack, channel, plane))
+    noise: KnownNoise
+    if choice == "gaussian":
+        sigmas = [GaussianNoise.estimate(movie).sigma for movie in movies]
+        noise = GaussianNoise(float(np.median(sigmas)))
+    elif choice == "estimate":
+        fits = [estimate_noise(movie) for movie in movies]
+        best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
+        noise = best.model
+        if best.note:
+            prepared.notes.append(f"Noise of channel {channel}: {best.note}")
+    else:
+        noise = choice
+    values = np.stack(movies).astype(np.float32)
+    prepared.noise[channel] = noise
+    prepared.scaling[channel] = network_scaling(
+        values if noise is None else noise.stabilize(values)
+    )
+
+
+def network_scaling(stable: NDArray[Any]) -> IntensityScaling:
+    """Scaling to mean 0 and standard deviation 1, one for the whole movie.
+
+    Parameters
+    ----------
+    stable : ndarray, any shape
+        Stabilised intensities; NaN and infinities are ignored.
+
+    Returns
+    -------
+    IntensityScaling
+        Values beyond the robust range of `IntensityScaling.fit` count as its ends, so that hot
+        pixels do not set the scale. Unit size matters: with the range brought to 0..1 instead, the
+        fit needs several times the steps where bright structures are rare.
+    """
+    spread = IntensityScaling.fit(stable)
+    inside = np.clip(spread.apply(stable), 0, 1)
+    inside = inside[np.isfinite(inside)]
+    mean, std = float(inside.mean()), float(inside.std())
+    scale = spread.scale * std if std > 0 else 1.0
+    return IntensityScaling(spread.offset + spread.scale * mean, scale)
+
+
+def _title(stack: Stack, channel: int, plane: int) -> str:
+    """What to call one movie of a stack in a sentence."""
+    if len(stack.indices()) == 1:
+        return stack.title
+    return f"{stack.title}, channel {channel}, plane {plane},"

@@ -1,0 +1,46 @@
+"""Presets: size of the network and length of the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .network import STBNConfig
+from .training import TrainingConfig
+
+__all__ = ["PRESETS", "Preset", "PresetName", "choose_preset"]
+
+PresetName = Literal["preview", "balanced", "best", "paper"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and a fit that belong together.
+
+    Attributes
+    ----------
+    network : STBNConfig
+        With one channel; the stack's channels are put in.
+    training : TrainingConfig
+    """
+
+    network: STBNConfig
+    training: TrainingConfig
+
+
+PRESETS: dict[PresetName, Preset] = {
+    "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),
+    "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
+    "best": Preset(STBNConfig(width=32), TrainingConfig(time_budget=900)),
+    "paper": Preset(
+        STBNConfig.paper(1),
+        TrainingConfig(max_steps=80_000, clip_size=96, batch=4, learning_rate=3e-4, patience=0),
+    ),
+}
+
+
+def choose_preset(device: torch.device) -> PresetName:
+    """Preset that "auto" stands for on a device."""
+    return "balanced" if device.type == "cpu" else "best"

@@ -1,0 +1,245 @@
+"""From the network's output to intensities: prior of a pixel, blind loss, posterior.
+
+The network works on *network units*: intensities whose variance was stabilised by the noise model
+and brought to mean 0 and standard deviation 1 (`Units`). Its loss is nevertheless evaluated on the
+user's linear intensities, because noise is only unbiased there: with prior mean ``m`` and prior
+covariance ``V`` of the clean pixel, a noisy pixel has mean ``m`` and covariance ``V + s(m)^2``
+exactly (law of total variance), whatever the shape of the noise. A loss in the stabilised domain
+would need an inverse that is unbiased only where the prior is sharp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._intensity import IntensityScaling
+from .noise import NoiseModel
+
+__all__ = ["Units", "blind_loss", "posterior", "prior_mean"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Conversion of one channel between the user's intensities and network units.
+
+    Attributes
+    ----------
+    noise : NoiseModel or None
+        Stabilises the variance; None leaves intensities linear.
+    scaling : IntensityScaling
+        Robust offset and scale of the stabilised movie, one for the whole movie.
+    """
+
+    noise: NoiseModel | None
+    scaling: IntensityScaling
+
+    def to_network(self, intensities: Tensor) -> Tensor:
+        """Map intensities [user's units] to network units."""
+        stable = intensities if self.noise is None else self.noise.stabilize(intensities)
+        return (stable - self.scaling.offset) / self.scaling.scale
+
+    def to_intensity(self, values: Tensor) -> Tensor:
+        """Map network units to intensities [user's units]; the exact inverse of `to_network`."""
+        stable = values * self.scaling.scale + self.scaling.offset
+        return stable if self.noise is None else self.noise.unstabilize(stable)
+
+
+def prior_mean(prior: Tensor, units: Sequence[Units]) -> Tensor:
+    """Prior mean in the user's intensities.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (N, T, K, H, W), float32
+        Output of `napari_stbn.network.STBN`.
+    units : sequence of Units, length C
+        One for each channel.
+
+    Returns
+    -------
+    Tensor, shape (N, T, C, H, W) [user's units]
+    """
+    means = [unit.to_intensity(prior[:, :, c]) for c, unit in enumerate(units)]
+    return torch.stack(means, 2)
+
+
+def blind_loss(
+    prior: Tensor, noisy: Tensor, units: Sequence[Units], weight: Tensor, *, beta: float = 0.0
+) -> Tensor:
+    """Self-supervised loss of a clip: how badly the blind prior explains the noisy pixels.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (N, T, K, H, W), float32
+        Output of the network; K = C (means) or C + C (C + 1) / 2.
+    noisy : Tensor, shape (N, T, C, H, W) [user's units]
+        The noisy pixels themselves.
+    units : sequence of Units, length C
+        With a noise model: Gaussian likelihood. Without: squared error in network units.
+    weight : Tensor, shape (N, T, 1, H, W)
+        Zero for pixels that do not count (held out, dead, not finite), else one.
+    beta : float, default 0
+        Weigh each pixel by its total variance to this power, without gradient. At 0 a network that
+        is still unsure of a pixel hardly learns its mean there, which at the start is everywhere;
+        at 1 means are learnt as under a squared error.
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean negative log-likelihood of a pixel [nats], up to the logarithm of the noise level; or
+        half the mean squared error.
+
+    Notes
+    -----
+    Paper, "Implementation Details": negative log-likelihood for synthetic noise, L2 for real noise.
+    Deviation: the noise variance is that of the signal, ``s(m)^2``, taken at the predicted mean
+    without gradient, so that the mean is not pulled towards intensities whose noise is large.
+    Residuals and covariance are in units of the noise's standard deviation. `beta` is that of
+    Seitzer et al. (ICLR 2022); any weight that depends on the prior alone leaves the best mean what
+    it is, the expectation of the clean pixel.
+    """
+    c = len(units)
+    if any(unit.noise is None for unit in units):
+        target = torch.stack([unit.to_network(noisy[:, :, i]) for i, unit in enumerate(units)], 2)
+        loss = 0.5 * (prior[:, :, :c] - target).square().mean(2, keepdim=True)
+    else:
+        residual, _ = _standard_residual(prior, noisy, units)
+        matrix = _total_covariance(prior, units)
+        half = _half_form(matrix, residual)
+        if beta:
+            trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(
+                units
+            )
+            half = half * trace.detach() ** beta
+        loss = half[:, :, None]
+    return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+def posterior(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> tuple[Tensor, Tensor]:
+    """Fuse the blind prior with the noisy pixel itself.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (N, T, K, H, W), float32
+        Output of a network with covariance.
+    noisy : Tensor, shape (N, T, C, H, W) [user's units]
+        The noisy pixels.
+    units : sequence of Units, length C
+        All with a noise model.
+
+    Returns
+    -------
+    mean, std : Tensor, shape (N, T, C, H, W) [user's units]
+        Posterior mean and posterior standard deviation.
+
+    Notes
+    -----
+    The linear estimator of least mean square error, ``m + V (V + S)^-1 (y - m)``: exact to second
+    moments for any noise whose variance is S, Gaussian or not. For Gaussian noise it is the
+    posterior of the paper (after Laine et al. 2019).
+    """
+    residual, (mean, std) = _standard_residual(prior, noisy, units)
+    solved, diagonal = _solve(_total_covariance(prior, units), residual)
+    # With noise of unit variance the prior covariance is M - I, so V M^-1 r = r - M^-1 r and the
+    # posterior covariance is I - M^-1.
+    fused = mean + std * torch.stack([r - w for r, w in zip(residual, solved, strict=True)], 2)
+    spread = std * torch.stack([(1 - d).clamp(min=0).sqrt() for d in diagonal], 2)
+    return fused, spread
+
+
+def _standard_residual(
+    prior: Tensor, noisy: Tensor, units: Sequence[Units]
+) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    """Residuals (N, T, H, W) of each channel over the noise's std; prior mean and noise std (N.
+
+    T, C, H, W).
+    """
+    mean = prior_mean(prior, units)
+    stds = []
+    for i, unit in enumerate(units):
+        if unit.noise is None:
+            raise ValueError("a posterior needs a noise model for every channel, got None")
+        stds.append(unit.noise.variance(mean[:, :, i].detach()).sqrt())
+    std = torch.stack(stds, 2)
+    return list(((noisy - mean) / std).unbind(2)), (mean, std)
+
+
+def _total_covariance(prior: Tensor, units: Sequence[Units]) -> list[list[Tensor]]:
+    """Lower triangle of V + I, in units of the noise, entries (N, T, H, W)."""
+    c = len(units)
+    entries = iter(prior[:, :, c:].unbind(2))
+    if prior.shape[2] != c + c * (c + 1) // 2:
+        raise ValueError(
+            f"prior must have {c + c * (c + 1) // 2} channels for {c} image channels, "
+            f"got {prior.shape[2]}"
+        )
+    # Row i of the factor holds C - i entries in its first columns: the layout of the released
+    # models.
+    factor = [[next(entries) * units[j].scaling.scale for j in range(c - i)] for i in range(c)]
+    return [
+        [
+            sum((factor[k][i] * factor[k][j] for k in range(c - i)), start=torch.zeros(()))
+            + (i == j)
+            for j in range(i + 1)
+        ]
+        for i in range(c)
+    ]
+
+
+def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Cholesky factor of small matrices whose entries are images: elementwise.
+
+    So that a whole clip is a few kernels.
+    """
+    lower: list[list[Tensor]] = []
+    for i, row in enumerate(matrix):
+        out: list[Tensor] = []
+        for j in range(i):
+            rest = row[j] - sum((out[k] * lower[j][k] for k in range(j)), start=torch.zeros(()))
+            out.append(rest / lower[j][j])
+        out.append(
+            (row[i] - sum((e.square() for e in out), start=torch.zeros(()))).clamp(min=1e-6).sqrt()
+        )
+        lower.append(out)
+    return lower
+
+
+def _forward_substitute(lower: list[list[Tensor]], right: Sequence[Tensor | float]) -> list[Tensor]:
+    """Solve L x = right for images."""
+    solution: list[Tensor] = []
+    for i, row in enumerate(lower):
+        known = sum((row[k] * solution[k] for k in range(i)), start=torch.zeros(()))
+        solution.append((right[i] - known) / row[i])
+    return solution
+
+
+def _half_form(matrix: list[list[Tensor]], residual: list[Tensor]) -> Tensor:
+    """``(r^T M^-1 r + log det M) / 2`` of every pixel."""
+    if len(matrix) == 1:
+        m = matrix[0][0]
+        return 0.5 * (residual[0].square() / m + m.log())
+    lower = _cholesky(matrix)
+    whitened = _forward_substitute(lower, residual)
+    quadratic = sum((x.square() for x in whitened), start=torch.zeros(()))
+    return 0.5 * quadratic + sum(
+        (lower[i][i].log() for i in range(len(lower))), start=torch.zeros(())
+    )
+
+
+def _solve(matrix: list[list[Tensor]], right: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """``M^-1 right`` and the diagonal of ``M^-1``, as images."""
+    if len(matrix) == 1:
+        m = matrix[0][0]
+        return [right[0] / m], [1 / m]
+    c = len(matrix)
+    lower = _cholesky(matrix)
+    # Columns of L^-1; M^-1 = L^-T L^-1.
+    columns = [_forward_substitute(lower, [float(i == j) for i in range(c)]) for j in range(c)]
+    whitened = _forward_substitute(lower, right)
+    zero = torch.zeros(())
+    solved = [sum((columns[i][k] * whitened[k] for k in range(i, c)), start=zero) for i in range(c)]
+    diagonal = [sum((columns[i][k].square() for k in range(i, c)), start=zero) for i in range(c)]
+    return solved, diagonal

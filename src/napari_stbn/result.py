@@ -1,0 +1,139 @@
+"""What fitting and denoising hand out: progress on the way, the result at the end."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .noise import GaussianNoise, PoissonGaussianNoise
+from .preparation import Index, PreparedMovie, PreparedStack
+from .stack import Stack
+from .training import TrainingStep
+
+__all__ = [
+    "DenoiseResult",
+    "Progress",
+    "describe_stack",
+    "gather_flow",
+    "keep_blank_frames",
+    "versions",
+]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `Denoiser.fit_steps` and `Denoiser.denoise_steps` yield.
+
+    Attributes
+    ----------
+    phase
+        "noise", "flow", "fit" or "denoise".
+    fraction
+        Part of the phase that is done, 0 to 1.
+    elapsed
+        Seconds since the call began.
+    step
+        In the phase "fit".
+    """
+
+    phase: Literal["noise", "flow", "fit", "denoise"]
+    fraction: float
+    elapsed: float
+    step: TrainingStep | None = None
+
+
+@dataclass(frozen=True)
+class DenoiseResult:
+    """A denoised stack and what is known about it.
+
+    Attributes
+    ----------
+    denoised : ndarray, float32 [user's units]
+        Posterior mean (prior mean without a noise model), in shape and axes of the input.
+    uncertainty : ndarray, float32 [user's units], or None
+        Posterior standard deviation of every pixel; None without a noise model.
+    flow_to_previous, flow_to_next : ndarray, float32 [px], ordered (dx, dy)
+        Shape (T - 1, 2, Y, X) for a single movie, else (channels, planes, T - 1, 2, Y, X).
+    noise : dict of int to noise model or None
+        Of each channel.
+    stack : Stack
+        The denoised array with the axes and scale of the input.
+    report : dict
+        Versions, parameters, seed, device, seconds, defects found: plain values, ready for JSON.
+    """
+
+    denoised: NDArray[np.float32]
+    uncertainty: NDArray[np.float32] | None
+    flow_to_previous: NDArray[np.float32]
+    flow_to_next: NDArray[np.float32]
+    noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
+    stack: Stack
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def keep_blank_frames(
+    stack: Stack,
+    movie: PreparedMovie,
+    key: Index,
+    means: dict[Index, NDArray[np.float32]],
+    stds: dict[Index, NDArray[np.float32]],
+) -> None:
+    """Return frames that hold no measurement as they came.
+
+    What lies between their neighbours would be invented.
+    """
+    blank = (~movie.valid.flatten(1).any(1)).nonzero().flatten().tolist()
+    for t in blank:
+        for c in range(movie.inputs.shape[1]):
+            index = (key[0] + c, key[1])
+            means[index][t] = stack.movie(*index, frames=slice(t, t + 1))[0]
+            if index in stds:
+                stds[index][t] = np.nan
+
+
+def gather_flow(
+    prepared: PreparedStack,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flow of all movies, (T - 1, 2, Y, X), or (channels, planes, T - 1, 2, Y, X) for several."""
+    out = []
+    for name in ("flow_to_previous", "flow_to_next"):
+        flows = {key: getattr(movie, name).numpy() for key, movie in prepared.movies.items()}
+        if len(flows) == 1:
+            out.append(next(iter(flows.values())))
+            continue
+        channels = sorted({c for c, _ in flows})
+        out.append(
+            np.stack(
+                [np.stack([flows[c, z] for z in range(prepared.stack.n_planes)]) for c in channels]
+            )
+        )
+    return out[0], out[1]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    from . import __version__
+
+    return {
+        "napari_stbn": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
+    """What is known about the input, in plain values."""
+    stack = prepared.stack
+    return {
+        "axes": stack.axes,
+        "axes_guess": stack.guess,
+        "shape": list(stack.shape),
+        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.noise.items()},
+        "notes": list(dict.fromkeys(prepared.notes)),
+    }

@@ -1,0 +1,314 @@
+"""The fit: a generator of steps. Progress is what it yields, cancel is not asking for more.
+
+An error keeps its own type.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from .clips import Clip, ClipSampler
+from .network import STBN
+from .precision import Precision, autocast
+from .preparation import PreparedMovie
+from .prior import blind_loss
+
+__all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
+
+UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
+_CHECKS = 24  # evaluations of the held-out blocks in a full fit
+_WARM_UP = 30  # steps in which the learning rate rises
+_LAST_RATE = 0.02  # of the learning rate, at the end
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a fit runs. One field, one row in the widget, one option of the command line.
+
+    Attributes
+    ----------
+    max_steps
+        Steps at most. With `time_budget` None this makes a run repeatable to the last bit on the
+        CPU.
+    time_budget
+        Seconds at most, counted while the fit works (not while it is paused).
+    clip_frames, clip_size, batch
+        Frames and side [px] of a clip, and clips in a step.
+    learning_rate
+        Peak learning rate of Adam.
+    decay_from
+        Part of the fit, 0 to 1, after which the learning rate falls along a cosine.
+    gradient_norm
+        Longer gradients are shortened to this.
+    averaging
+        Part of the fit over which weights are averaged.
+    beta
+        Weight of pixels that the network is unsure of (see `napari_stbn.prior.blind_loss`); falls
+        to 0 with the learning rate.
+    patience
+        Evaluations of the held-out blocks without gain after which the fit winds down; 0 never.
+    """
+
+    max_steps: Annotated[int, {"min": 1, "max": 1_000_000, "tooltip": "steps at most"}] = 4000
+    time_budget: Annotated[float | None, {"min": 1, "tooltip": "seconds of fit at most"}] = None
+    clip_frames: Annotated[int, {"min": 2, "max": 64, "tooltip": "frames of a clip"}] = 8
+    clip_size: Annotated[int, {"min": 8, "max": 512, "tooltip": "side of a clip in pixels"}] = 64
+    batch: Annotated[int, {"min": 1, "max": 64, "tooltip": "clips in a step"}] = 1
+    learning_rate: Annotated[float, {"min": 1e-6, "max": 0.1, "tooltip": "peak learning rate"}] = (
+        2e-3
+    )
+    decay_from: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "where the learning rate starts to fall"}
+    ] = 0.3
+    gradient_norm: Annotated[float, {"min": 1e-3, "tooltip": "longest gradient"}] = 1.0
+    averaging: Annotated[
+        float, {"min": 0.0, "max": 0.5, "tooltip": "part of the fit that is averaged"}
+    ] = 0.05
+    beta: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "weight of uncertain pixels at first"}
+    ] = 1.0
+    patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 6
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1 or self.batch < 1:
+            raise ValueError(
+                f"max_steps and batch must be at least 1, got {self.max_steps} and {self.batch}"
+            )
+        if self.clip_frames < 2 or self.clip_size < 8:
+            raise ValueError(
+                "a clip needs at least 2 frames of 8 x 8 pixels, "
+                f"got {self.clip_frames} frames of {self.clip_size}"
+            )
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise ValueError(f"time_budget must be more than 0 seconds, got {self.time_budget}")
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """Where a fit stands.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    loss
+        Blind loss of this step's clip.
+    held_out
+        Blind loss of the averaged weights on the held-out blocks, in the steps where it was
+        measured, else None.
+    elapsed, remaining
+        Seconds of work so far, and expected to come.
+    fraction
+        Part of the fit that is done, 0 to 1.
+    learning_rate
+        Of this step.
+    skipped
+        Steps so far whose gradient was not finite; they changed nothing.
+    """
+
+    step: int
+    loss: float
+    held_out: float | None
+    elapsed: float
+    remaining: float
+    fraction: float
+    learning_rate: float
+    skipped: int
+
+
+class _Average:
+    """Average of the weights over about the last `window` part of the steps.
+
+    Whenever the fit ends.
+    """
+
+    def __init__(self, model: STBN, window: float) -> None:
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.values = [p.detach().clone() for p in self.parameters]
+        self._power = 1 / max(window, 1e-6)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after step number `step` (from 1) in."""
+        torch._foreach_lerp_(
+            self.values, self.parameters, min(1.0, (self._power + 1) / (self._power + step))
+        )
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the average."""
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+
+class _Schedule:
+    """How far the fit is, by steps or by seconds, and the learning rate there."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self._end: float | None = None  # set when the fit winds down early
+        self._from = config.decay_from
+
+    def fraction(self, step: int, elapsed: float) -> float:
+        """Part of the fit that is done."""
+        done = step / self.config.max_steps
+        if self.config.time_budget is not None:
+            done = max(done, elapsed / self.config.time_budget)
+        return min(1.0, done if self._end is None else done / self._end)
+
+    def wind_down(self, fraction: float) -> None:
+        """End the fit after a short decay of the learning rate, unless it already decays."""
+        if self._end is None and fraction < min(0.75, self._from + 0.1):
+            self._end = min(1.0, 1.3 * fraction)
+            self._from = fraction / self._end
+
+    def learning_rate(self, step: int, fraction: float) -> float:
+        """Rise, plateau, cosine."""
+        rate = self.config.learning_rate * min(1.0, (step + 1) / _WARM_UP)
+        return rate * (_LAST_RATE + (1 - _LAST_RATE) * self.decay(fraction))
+
+    def decay(self, fraction: float) -> float:
+        """1 on the plateau, then a cosine to 0."""
+        late = max(0.0, (fraction - self._from) / max(1 - self._from, 1e-6))
+        return 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
+
+
+def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
+    """Blind loss of a clip."""
+    with autocast(clip.inputs.device, precision):
+        prior = model(clip.inputs, clip.flow_to_previous, clip.flow_to_next)
+    return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
+
+
+@torch.no_grad()
+def _held_out_loss(model: STBN, clips: Sequence[Clip], precision: Precision) -> float:
+    """Blind loss on the held-out blocks, each pixel counting the same."""
+    total = sum(float(_loss(model, clip, precision)) * float(clip.weight.sum()) for clip in clips)
+    return total / max(1.0, sum(float(clip.weight.sum()) for clip in clips))
+
+
+def training_steps(
+    model: STBN,
+    movies: Sequence[PreparedMovie],
+    config: TrainingConfig,
+    *,
+    generator: torch.Generator,
+    precision: Precision = "float32",
+) -> Generator[TrainingStep, None, None]:
+    """Fit a network to noisy movies, in place.
+
+    Parameters
+    ----------
+    model : STBN
+        On the device where the fit shall run. When the generator ends, or is closed early, it holds
+        the averaged weights.
+    movies : sequence of PreparedMovie
+        What to learn from; all with as many channels as the model.
+    config : TrainingConfig
+        Steps, seconds, clips, rates.
+    generator : torch.Generator
+        The only source of chance, on the CPU.
+    precision : {"float32", "bfloat16"}, default "float32"
+        Of the network's inner layers; see `napari_stbn.precision.choose_precision`.
+
+    Yields
+    ------
+    TrainingStep
+        After each step.
+
+    Raises
+    ------
+    ValueError
+        If there is no movie, or one does not fit the model.
+    FloatingPointError
+        If ten steps in a row have gradients that are not finite.
+
+    Notes
+    -----
+    Adam with a linear rise, plateau and cosine decay of the learning rate, gradients clipped
+    (paper: Adam, gradient norm 1, step-wise halving). Averaged weights are evaluated on blocks of
+    the movie that no step was fitted to; when their blind loss no longer falls, the fit winds down.
+    """
+    if not movies:
+        raise ValueError("there is no movie to fit to")
+    for movie in movies:
+        if movie.inputs.shape[1] != model.config.channels:
+            raise ValueError(
+                f"the model takes {model.config.channels} channels, "
+                f"got a movie with {movie.inputs.shape[1]}"
+            )
+    device = next(model.parameters()).device
+    sampler = ClipSampler(movies, config.clip_frames, config.clip_size, config.batch, generator)
+    held_out = [clip.to(device) for clip in sampler.held_out()]
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    average = _Average(model, config.averaging)
+    schedule = _Schedule(config)
+    best, since_best, next_check = math.inf, 0, 1 / _CHECKS
+    elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
+    try:
+        while True:
+            started = time.perf_counter()
+            fraction = schedule.fraction(step, elapsed)
+            rate = schedule.learning_rate(step, fraction)
+            loss = _loss(
+                model, sampler.draw().to(device), precision, config.beta * schedule.decay(fraction)
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+            step += 1
+            if bool(torch.isfinite(norm)):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                average.update(step - skipped)
+                skipped_in_a_row = 0
+            else:
+                skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
+                if skipped_in_a_row == 10:
+                    raise FloatingPointError(
+                        "ten steps in a row had gradients that are not finite "
+                        f"in {precision}; try precision='float32'"
+                    )
+            elapsed += time.perf_counter() - started
+            started = time.perf_counter()
+            fraction = schedule.fraction(step, elapsed)
+            score = None
+            if fraction >= next_check or fraction >= 1:
+                next_check = fraction + 1 / _CHECKS
+                average.swap()
+                score = _held_out_loss(model, held_out, precision)
+                average.swap()
+                if score < best - 1e-3 * abs(best) or not math.isfinite(best):
+                    best, since_best = score, 0
+                else:
+                    since_best += 1
+                if config.patience and since_best >= config.patience:
+                    schedule.wind_down(fraction)
+            elapsed += time.perf_counter() - started
+            fraction = schedule.fraction(step, elapsed)
+            yield TrainingStep(
+                step=step,
+                loss=float(loss.detach()),
+                held_out=score,
+                elapsed=elapsed,
+                remaining=elapsed * (1 - fraction) / max(fraction, 1e-6),
+                fraction=fraction,
+                learning_rate=rate,
+                skipped=skipped,
+            )
+            if fraction >= 1:
+                return
+    finally:
+        average.swap()
