@@ -54,6 +54,7 @@ class Line:
     variances: FloatArray  # (bins,)
     weights: FloatArray  # (bins,), 1 / variance of ``variances``; 0 where a bin was left out
     counts: FloatArray  # (bins,), pixels
+    replicates: FloatArray  # (groups, 2), (slope, intercept) with one group of tiles left out
     rejected: float = 0.0  # fraction of tiles rejected
     frames: int = 0  # run of frames of the filter
     band: int = 0  # spatial band of the filter
@@ -204,7 +205,7 @@ def _collect(blocks: list[Block], run: int, band: int) -> _Samples | None:
     radius = kernel.shape[0] // 2
     parts: list[tuple[NDArray[Any], ...]] = []
     n_tiles = 0
-    for block in blocks:
+    for place, block in enumerate(blocks):
         n, height, width = block.frames.shape
         if n < (4 if run > 2 else 2) or min(height, width) < 2 * radius + 2:
             continue
@@ -217,13 +218,13 @@ def _collect(blocks: list[Block], run: int, band: int) -> _Samples | None:
         clipped = _spread(block.clipped, 1)[inner]
         if run == 2:
             bad, clipped = bad[1:] | bad[:-1], (clipped[1:] + clipped[:-1]) / 2.0
-        rows = np.arange(mean.shape[1]) // _TILE
-        columns = np.arange(mean.shape[2]) // _TILE
+        rows = np.arange(radius, radius + mean.shape[1]) // _TILE
+        columns = np.arange(radius, radius + mean.shape[2]) // _TILE
         across = int(columns[-1]) + 1
         per_frame = (int(rows[-1]) + 1) * across
         flat = rows[:, None] * across + columns[None, :]
         tile = n_tiles + np.arange(len(mean))[:, None, None] * per_frame + flat
-        group = (rows[:, None] * 5 + columns[None, :] + n_tiles) % _GROUPS
+        group = (rows[:, None] * 5 + columns[None, :] + 7 * place) % _GROUPS
         group = np.broadcast_to(group, mean.shape) if per_frame >= _GROUPS else tile % _GROUPS
         n_tiles += len(mean) * per_frame
         arrays = (np.square(difference), mean, level, clipped, tile, group)
@@ -422,9 +423,8 @@ def _fit_bins(table: FloatArray, freedom: float, kurtosis: float) -> Line | None
         off = np.abs(v - fitted) / error
         in_line = good | (np.abs(v - fitted) < 0.03 * np.abs(fitted) + 2.0 / np.sqrt(base))
         w = base * in_line * np.minimum(1.0, 2.5 / np.maximum(off, 1e-9))
-    groups = table[0].sum(axis=1) > 0
     estimates = []
-    for index in np.flatnonzero(groups):
+    for index in np.flatnonzero(table[0].sum(axis=1) > 0):
         rest = table.sum(axis=1) - table[:, index]
         rest_count = np.maximum(rest[0], 1e-9)
         estimates.append(
@@ -433,4 +433,4 @@ def _fit_bins(table: FloatArray, freedom: float, kurtosis: float) -> Line | None
     scatter = np.array(estimates) - np.mean(estimates, axis=0)
     n = len(estimates)
     covariance = (n - 1) / n * scatter.T @ scatter if n > 1 else np.full((2, 2), np.inf)
-    return Line(slope, intercept, covariance, x, v, w, count)
+    return Line(slope, intercept, covariance, x, v, w, count, np.array(estimates))

@@ -13,7 +13,9 @@ from .prior import Units
 
 __all__ = ["Clip", "ClipSampler", "turn"]
 
+Extent = tuple[int, int, int]  # along frames, rows, columns
 _HELD_OUT_SHARE = 0.04  # of all pixels, at most
+_HELD_OUT_SIZE = 64  # px: larger than the clips of the fit, as whole frames will be
 _HELD_OUT_BLOCK = (2, 8, 8)  # frames, rows, columns
 
 
@@ -114,7 +116,7 @@ class ClipSampler:
         size: int,
         batch: int,
         generator: torch.Generator,
-        held_out_clips: int = 4,
+        held_out_clips: int = 3,
     ) -> None:
         self.movies = list(movies)
         self.frames, self.size, self.batch = frames, size, batch
@@ -130,12 +132,12 @@ class ClipSampler:
         movie = self.movies[which]
         crops = []
         for _ in range(self.batch):
-            corner = self._corner(movie)
-            height, width = self._extent(movie)[1:]
+            extent = self._extent(movie, self.size)
+            corner = self._corner(movie, extent)
             quarter, mirror = self._integer(4), bool(self._integer(2))
-            if height != width:
+            if extent[1] != extent[2]:
                 quarter -= quarter % 2  # a clip that is not square keeps its shape
-            crop = self._crop(movie, self._fit_weight[which], corner)
+            crop = self._crop(movie, self._fit_weight[which], corner, extent)
             crops.append(
                 [turn(x, quarter, mirror) for x in crop[:3]]
                 + [turn(x, quarter, mirror, vectors=True) for x in crop[3:]]
@@ -148,61 +150,63 @@ class ClipSampler:
         Only those blocks weigh.
         """
         clips = []
-        for which, corner, block in self._held_out:
+        for which, corner, extent, block in self._held_out:
             movie = self.movies[which]
-            crop = self._crop(movie, block, corner)
+            crop = self._crop(movie, block, corner, extent)
             clips.append(Clip.of([part[None] for part in crop], movie.units))
         return clips
 
-    def _hold_out(self, count: int, pixels: int) -> list[tuple[int, tuple[int, int, int], Tensor]]:
+    def _hold_out(self, count: int, pixels: int) -> list[tuple[int, Extent, Extent, Tensor]]:
         """Choose clips and blocks in them; take the blocks out of the fit."""
-        t, h, w = self._extent(self.movies[0])
+        side = max(self.size, _HELD_OUT_SIZE)
+        t, h, w = self._extent(self.movies[0], side)
         share = min(0.25, _HELD_OUT_SHARE * pixels / (count * t * h * w))
         chosen = []
         for _ in range(count):
             which = int(torch.multinomial(self._chance, 1, generator=self.generator))
             movie = self.movies[which]
-            corner = self._corner(movie)
-            extent = self._extent(movie)
+            extent = self._extent(movie, side)
+            corner = self._corner(movie, extent)
+            # Smaller blocks in a tiny clip, or nothing would remain to fit to.
+            size = [min(b, max(1, n // 4)) for n, b in zip(extent, _HELD_OUT_BLOCK, strict=True)]
             blocks = torch.rand(
-                [-(-n // b) for n, b in zip(extent, _HELD_OUT_BLOCK, strict=True)],
-                generator=self.generator,
+                [-(-n // b) for n, b in zip(extent, size, strict=True)], generator=self.generator
             )
             held = blocks < share
             if not held.any():
                 held.view(-1)[int(blocks.argmin())] = True
-            for axis, b in enumerate(_HELD_OUT_BLOCK):
+            for axis, b in enumerate(size):
                 held = held.repeat_interleave(b, axis)
             mask = torch.zeros_like(movie.valid)
             place = tuple(slice(c, c + n) for c, n in zip(corner, extent, strict=True))
             mask[place[0], 0, place[1], place[2]] = held[: extent[0], : extent[1], : extent[2]]
             mask &= movie.valid
             self._fit_weight[which] &= ~mask
-            chosen.append((which, corner, mask))
+            chosen.append((which, corner, extent, mask))
         return chosen
 
-    def _extent(self, movie: PreparedMovie) -> tuple[int, int, int]:
+    def _extent(self, movie: PreparedMovie, side: int) -> Extent:
         """Frames, height and width of a clip of this movie."""
         t, h, w = movie.shape
-        return min(self.frames, t), min(self.size, h), min(self.size, w)
+        return min(self.frames, t), min(side, h), min(side, w)
 
-    def _corner(self, movie: PreparedMovie) -> tuple[int, int, int]:
+    def _corner(self, movie: PreparedMovie, extents: Extent) -> Extent:
         """First frame, row and column. Starts beyond the ends are moved in.
 
         Or the edges would be seen less often than the middle.
         """
         corner = []
-        for length, extent in zip(movie.shape, self._extent(movie), strict=True):
+        for length, extent in zip(movie.shape, extents, strict=True):
             beyond = extent // 4 if length > extent else 0
             start = self._integer(length - extent + 2 * beyond + 1) - beyond
             corner.append(min(max(start, 0), length - extent))
         return corner[0], corner[1], corner[2]
 
     def _crop(
-        self, movie: PreparedMovie, weight: Tensor, corner: tuple[int, int, int]
+        self, movie: PreparedMovie, weight: Tensor, corner: Extent, extent: Extent
     ) -> list[Tensor]:
         """Inputs, intensities, weight, flow to previous, flow to next of a crop."""
-        t, h, w = self._extent(movie)
+        t, h, w = extent
         rows, columns = slice(corner[1], corner[1] + h), slice(corner[2], corner[2] + w)
         frames, pairs = slice(corner[0], corner[0] + t), slice(corner[0], corner[0] + t - 1)
         return [

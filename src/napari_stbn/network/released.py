@@ -93,6 +93,7 @@ def _config(state: Mapping[str, Tensor]) -> STBNConfig:
         expansion_blocks=_count(state, r"d\.encoder\.interpolate\.body\.0\.body\.(\d+)\."),
         head_blocks=_count(state, r"d2\.convs\.(\d+)\.body\.0\.weight"),
         covariance=covariance,
+        positive_factor=False,
     )
 
 
