@@ -20,23 +20,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .flow.field import gather, warp_index
 from .network import STBN
 from .network.stbn import Direction, head_radius, state_radius
 from .precision import Precision, autocast
 from .preparation import PreparedMovie
-from .prior import posterior, prior_mean
+from .prior import posterior, prior_mean, prior_std
 
 __all__ = ["DenoisedWindow", "InferencePlan", "denoise_frames", "plan_inference"]
 
 _logger = logging.getLogger(__name__)
 _SMALLEST_TILE = 32  # px
+Shift = tuple[int, int]
+# The patches of the spatial expansion give its output a faint pattern of period 4, locked to their
+# origin. Only whether a pixel lies in the first or second pair of a patch matters, so that the mean
+# over these four origins cancels the pattern exactly.
+PATCH_ORIGINS: tuple[Shift, ...] = ((0, 0), (0, 2), (2, 0), (2, 2))
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class DenoisedWindow:
     mean : Tensor, shape (T', C, Y, X), float32 [user's units]
         Posterior mean; the prior mean without a noise model and where a pixel was not measured.
     std : Tensor, shape (T', C, Y, X), float32 [user's units], or None
-        Posterior standard deviation; None without a noise model.
+        Posterior standard deviation, the prior's where a pixel was not measured; None without a
+        noise model.
     prior : Tensor, shape (T', C, Y, X), float32 [user's units]
         Prior mean: the prediction that never saw the pixel.
     fraction
@@ -157,6 +164,7 @@ def denoise_frames(
     plan: InferencePlan,
     *,
     precision: Precision = "float32",
+    origins: Sequence[Shift] = PATCH_ORIGINS,
 ) -> Generator[DenoisedWindow | float, None, None]:
     """Denoise a movie, window by window, from the first frame to the last.
 
@@ -170,6 +178,9 @@ def denoise_frames(
         From `plan_inference`. Out of memory halves the tile and goes on.
     precision : {"float32", "bfloat16"}, default "float32"
         Of the network's inner layers.
+    origins : sequence of (row, column), default PATCH_ORIGINS
+        Origins of the patches of the spatial expansion that the prediction is averaged over;
+        ``[(0, 0)]`` is the network as it is.
 
     Yields
     ------
@@ -179,12 +190,13 @@ def denoise_frames(
     DenoisedWindow
         As soon as a window is ready; together they hold every frame once.
     """
-    runner = _Runner(model, movie, plan, precision)
+    runner = _Runner(model, movie, plan, precision, origins)
     total = (
         runner.frames * 2.5
     )  # units of work: a backward step costs one, a forward step with prediction 1.5 or more
     done = 0.0
     starts = range(0, runner.frames, plan.window)
+    first_pass = max(0, runner.frames - plan.window)  # backward steps that find the kept states
     kept: dict[int, Tensor] = {}
     state: Tensor | None = None
     if len(starts) > 1:
@@ -206,7 +218,7 @@ def denoise_frames(
         for t in range(start, stop):
             past = runner.step("from_past", t, past)
             priors.append(runner.predict(past, future.pop(t)))
-            done += (total - runner.frames * (len(starts) > 1)) / runner.frames
+            done += (total - first_pass) / runner.frames
             yield min(1.0, done / total)
         yield runner.finish(start, torch.stack(priors, 1), min(1.0, done / total))
 
@@ -215,9 +227,15 @@ class _Runner:
     """The steps of inference on one movie, in tiles."""
 
     def __init__(
-        self, model: STBN, movie: PreparedMovie, plan: InferencePlan, precision: Precision
+        self,
+        model: STBN,
+        movie: PreparedMovie,
+        plan: InferencePlan,
+        precision: Precision,
+        origins: Sequence[Shift],
     ) -> None:
         self.model, self.movie, self.precision = model, movie, precision
+        self.origins = tuple(origins)
         self.tile = plan.tile
         self.device = next(model.parameters()).device
         self.frames, self.height, self.width = movie.shape
@@ -248,7 +266,18 @@ class _Runner:
     @torch.no_grad()
     def predict(self, past: Tensor, future: Tensor) -> Tensor:
         """Prior (1, K, Y, X) from both states of a frame."""
-        return self._tiled(self.model.predict, [past, future], head_radius(self.model.config))
+        return self._tiled(self._predict, [past, future], head_radius(self.model.config))
+
+    def _predict(self, past: Tensor, future: Tensor) -> Tensor:
+        """Prior of a tile, averaged over the origins of the patches."""
+        h, w = past.shape[-2:]
+        priors = [
+            self.model.predict(*(F.pad(state, (x, 0, y, 0)) for state in (past, future)))[
+                ..., y : y + h, x : x + w
+            ]
+            for y, x in self.origins
+        ]
+        return torch.stack(priors).mean(0)
 
     @torch.no_grad()
     def finish(self, start: int, prior: Tensor, fraction: float) -> DenoisedWindow:
@@ -262,7 +291,8 @@ class _Runner:
         noisy = movie.intensities[frames].to(self.device)[None]
         mean, std = (x[0].cpu() for x in posterior(prior, noisy, units))
         valid = movie.valid[frames].cpu()
-        mean = torch.where(valid, mean, blind)
+        blind_std = prior_std(prior, units)[0].cpu()
+        mean, std = torch.where(valid, mean, blind), torch.where(valid, std, blind_std)
         return DenoisedWindow(start, mean, std, blind, fraction)
 
     def _frame(self, t: int) -> Tensor:

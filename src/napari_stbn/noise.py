@@ -166,12 +166,13 @@ class PoissonGaussianNoise(_Fusion):
         ``z = 2 sqrt(e + s0**2) - 2 s0`` for ``e >= 0`` (Anscombe's transform, generalised to read
         noise, shifted to 0 at 0) and ``z = e / s0`` below, where the root would end. Value and
         slope agree at 0, so z is smooth, strictly increasing on all reals and exactly invertible.
+        It is computed as ``2 e / (sqrt(e + s0**2) + s0)``, in which nothing cancels.
         No unbiased inverse is needed: likelihood and posterior are evaluated in counts.
         """
         e = (_floating(y) - self.offset) / self.gain
         s0 = self._s0
         dark, light = -_clip_below(-e), _clip_below(e)
-        return 2.0 * (_sqrt(light + s0 * s0) - s0) + dark / s0  # type: ignore[no-any-return]
+        return 2.0 * light / (_sqrt(light + s0 * s0) + s0) + dark / s0  # type: ignore[no-any-return]
 
     def unstabilize(self, z: ArrayT) -> ArrayT:
         """Invert `stabilize` exactly: counts, same shape."""

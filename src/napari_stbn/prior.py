@@ -19,7 +19,7 @@ from torch import Tensor
 from ._intensity import IntensityScaling
 from .noise import NoiseModel
 
-__all__ = ["Units", "blind_loss", "posterior", "prior_mean"]
+__all__ = ["Units", "blind_loss", "posterior", "prior_mean", "prior_std"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,26 @@ def prior_mean(prior: Tensor, units: Sequence[Units]) -> Tensor:
     """
     means = [unit.to_intensity(prior[:, :, c]) for c, unit in enumerate(units)]
     return torch.stack(means, 2)
+
+
+def prior_std(prior: Tensor, units: Sequence[Units]) -> Tensor:
+    """Prior standard deviation in the user's intensities.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (N, T, K, H, W), float32
+        Output of a network with covariance.
+    units : sequence of Units, length C
+        All with a noise model.
+
+    Returns
+    -------
+    Tensor, shape (N, T, C, H, W) [user's units]
+    """
+    noise_std = _noise_std(prior_mean(prior, units), units)
+    matrix = _total_covariance(prior, units)
+    spread = [(matrix[i][i] - 1).clamp(min=0).sqrt() for i in range(len(units))]
+    return noise_std * torch.stack(spread, 2)
 
 
 def blind_loss(
@@ -150,6 +170,16 @@ def posterior(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> tuple[Ten
     return fused, spread
 
 
+def _noise_std(mean: Tensor, units: Sequence[Units]) -> Tensor:
+    """Standard deviation of the noise at a prior mean (N, T, C, H, W), without gradient."""
+    stds = []
+    for i, unit in enumerate(units):
+        if unit.noise is None:
+            raise ValueError("a posterior needs a noise model for every channel, got None")
+        stds.append(unit.noise.variance(mean[:, :, i].detach()).sqrt())
+    return torch.stack(stds, 2)
+
+
 def _standard_residual(
     prior: Tensor, noisy: Tensor, units: Sequence[Units]
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
@@ -158,12 +188,7 @@ def _standard_residual(
     T, C, H, W).
     """
     mean = prior_mean(prior, units)
-    stds = []
-    for i, unit in enumerate(units):
-        if unit.noise is None:
-            raise ValueError("a posterior needs a noise model for every channel, got None")
-        stds.append(unit.noise.variance(mean[:, :, i].detach()).sqrt())
-    std = torch.stack(stds, 2)
+    std = _noise_std(mean, units)
     return list(((noisy - mean) / std).unbind(2)), (mean, std)
 
 

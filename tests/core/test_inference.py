@@ -1,0 +1,244 @@
+"""Claims of inference: pieces in time and space change memory and time, never the result."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from napari_stbn.flow import Flow
+from napari_stbn.inference import (
+    DenoisedWindow,
+    InferencePlan,
+    denoise_frames,
+    plan_inference,
+)
+from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.noise import PoissonGaussianNoise
+from napari_stbn.preparation import PreparedMovie, prepare_movie
+from napari_stbn.prior import posterior, prior_mean
+
+TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
+NOISE = PoissonGaussianNoise(2.0, 100.0, 1.6)
+
+
+def random_movie(
+    shape: tuple[int, int, int], channels: int = 1, reach: float = 12.0
+) -> PreparedMovie:
+    """Photon noise on a random scene, with flows as large and rough as `reach` [px]."""
+    rng = np.random.default_rng(0)
+    scene = 100 + 2 * rng.gamma(2.0, 5.0, (channels, *shape))
+    noisy = [NOISE.simulate(channel, rng).astype(np.float32) for channel in scene]
+    flows = rng.normal(0, reach, (2, shape[0] - 1, 2, *shape[1:])).astype(np.float32)
+    noises = [NOISE] * channels
+    return prepare_movie(noisy, np.ones(shape, bool), noises, None, Flow(flows[0], flows[1]))
+
+
+def random_model(config: STBNConfig = TINY) -> STBN:
+    """Weights large enough that every far influence shows in the result."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = STBN(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.3)
+        model.head[-1].weight.data *= 5  # type: ignore[operator]
+    return model.place(torch.device("cpu")).eval()
+
+
+def run(
+    model: STBN, movie: PreparedMovie, window: int, tile: int
+) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+    """Mean, std and prior of the whole movie, and the progress on the way."""
+    windows, progress = [], []
+    for piece in denoise_frames(model, movie, InferencePlan(window, tile, 0)):
+        if isinstance(piece, DenoisedWindow):
+            windows.append(piece)
+        else:
+            progress.append(piece)
+    assert [w.start for w in windows] == list(range(0, movie.shape[0], window))
+    stds = [w.std for w in windows if w.std is not None]
+    assert len(stds) == len(windows)
+    mean, std = torch.cat([w.mean for w in windows]), torch.cat(stds)
+    return mean, std, torch.cat([w.prior for w in windows]), progress
+
+
+@torch.no_grad()
+def at_once(model: STBN, movie: PreparedMovie) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from one call of the network."""
+    prior = model(movie.inputs[None], movie.flow_to_previous[None], movie.flow_to_next[None])
+    mean, std = posterior(prior, movie.intensities[None], movie.units)
+    return mean[0], std[0], prior_mean(prior, movie.units)[0]
+
+
+def worst(one: Tensor, other: Tensor, movie: PreparedMovie) -> float:
+    """Largest difference in units of the noise's standard deviation."""
+    noise = NOISE.variance(movie.intensities.clamp(min=100)).sqrt()
+    return float(((one - other).abs() / noise).max())
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 64])
+@pytest.mark.parametrize("tile", [64, 32])
+def test_windows_and_tiles_change_nothing(window: int, tile: int) -> None:
+    """1e-3 of the noise is asked for; only rounding is there. No pixel is left out, the outermost
+    neither, and the flows lead over every cut.
+    """
+    model, movie = random_model(), random_movie((7, 61, 53))
+    mean, std, prior, _ = run(model, movie, window, tile)
+    for one, other in zip((mean, std, prior), at_once(model, movie), strict=True):
+        assert one.shape == (7, 1, 61, 53)
+        assert worst(one, other, movie) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (replace(TINY, alignment_blocks=2, expansion_groups=2, head_blocks=2), (3, 70, 101)),
+        (replace(TINY, fusion_blocks=3, expansion_blocks=2), (2, 33, 97)),
+        (replace(TINY, channels=2), (3, 66, 34)),
+    ],
+)
+def test_the_reach_of_every_depth_is_known(config: STBNConfig, shape: tuple[int, int, int]) -> None:
+    """A halo that is too narrow for a deeper network would show at the tiles' edges."""
+    model, movie = random_model(config), random_movie(shape, config.channels)
+    mean, std, prior, _ = run(model, movie, 2, 32)
+    for one, other in zip((mean, std, prior), at_once(model, movie), strict=True):
+        assert worst(one, other, movie) < 1e-4
+
+
+def test_the_halo_is_not_wider_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With half the reach the cuts do show, so the test above can fail."""
+    monkeypatch.setattr("napari_stbn.inference.head_radius", lambda _: 8)
+    model, movie = random_model(), random_movie((2, 64, 97))
+    mean, *_ = run(model, movie, 2, 32)
+    assert worst(mean, at_once(model, movie)[0], movie) > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 9, 40), (3, 8, 13)])
+def test_the_smallest_movies(shape: tuple[int, int, int]) -> None:
+    model, movie = random_model(), random_movie(shape)
+    plan = plan_inference(model, movie.shape, 10**9)
+    mean, *_ = run(model, movie, plan.window, plan.tile)
+    assert worst(mean, at_once(model, movie)[0], movie) < 1e-4
+
+
+@pytest.mark.parametrize(("window", "tile"), [(64, 64), (2, 64), (2, 32)])
+def test_progress_comes_often_and_only_grows(window: int, tile: int) -> None:
+    _, _, _, progress = run(random_model(), random_movie((6, 40, 40)), window, tile)
+    assert len(progress) >= 6
+    assert progress == sorted(progress)
+    assert progress[0] < 0.3
+    assert progress[-1] == pytest.approx(1)
+    assert max(np.diff(progress)) < 0.35
+
+
+def test_unmeasured_pixels_get_the_prior() -> None:
+    model, movie = random_model(), random_movie((3, 16, 16))
+    movie.valid[1, 0, 4:7, 5] = False
+    mean, _, prior, _ = run(model, movie, 8, 64)
+    unmeasured = ~movie.valid.expand_as(mean)
+    assert torch.equal(mean[unmeasured], prior[unmeasured])
+    assert not torch.equal(mean[~unmeasured], prior[~unmeasured])
+
+
+def test_without_covariance_there_is_no_uncertainty() -> None:
+    model, movie = random_model(replace(TINY, covariance=False)), random_movie((3, 16, 16))
+    for piece in denoise_frames(model, movie, InferencePlan(2, 64, 0)):
+        if isinstance(piece, DenoisedWindow):
+            assert piece.std is None
+            assert torch.equal(piece.mean, piece.prior)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def runs_out(model: STBN, limit: int, error: RuntimeError) -> Callable[..., Tensor]:
+    """`model.predict` on a device too small for more than `limit` pixels."""
+    original = model.predict
+
+    def predict(past: Tensor, future: Tensor) -> Tensor:
+        if past.shape[-1] * past.shape[-2] > limit:
+            raise error
+        return original(past, future)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_goes_on_in_smaller_tiles(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: RuntimeError
+) -> None:
+    model, movie = random_model(), random_movie((3, 130, 70))
+    expected, *_ = at_once(model, movie)
+    monkeypatch.setattr(model, "predict", runs_out(model, 110 * 70, error))
+    with caplog.at_level(logging.WARNING):
+        mean, *_ = run(model, movie, 2, 132)
+    assert worst(mean, expected, movie) < 1e-4
+    assert "out of memory on cpu; going on with tiles of 68 pixels" in caplog.text
+
+
+def test_out_of_memory_in_the_smallest_tile_and_other_errors_are_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, movie = random_model(), random_movie((2, 40, 40))
+    for error in (torch.OutOfMemoryError("no more"), RuntimeError("a bug")):
+        monkeypatch.setattr(model, "predict", runs_out(model, 0, error))
+        with pytest.raises(type(error), match=str(error)):
+            run(model, movie, 2, 40)
+        monkeypatch.undo()
+
+
+def test_less_memory_never_plans_for_more() -> None:
+    model, shape = random_model(), (100, 512, 700)
+    plans = []
+    for exponent in np.linspace(12, 7.6, 60):
+        try:
+            plans.append(plan_inference(model, shape, int(10**exponent)))
+        except MemoryError:
+            break
+        assert plans[-1].bytes <= 10**exponent
+        assert plans[-1].tile % 4 == 0
+    assert (plans[0].window, plans[0].tile) == (64, 700)
+    assert len({(p.window, p.tile) for p in plans}) > 5
+    for more, less in zip(plans, plans[1:], strict=False):
+        assert less.bytes <= more.bytes
+        assert less.tile <= more.tile
+
+
+def test_half_the_bytes_in_bfloat16_and_more_for_a_wider_network() -> None:
+    shape = (10, 256, 256)
+    small, wide = random_model(), random_model(replace(TINY, width=16))
+    plans: list[Any] = [
+        plan_inference(model, shape, 10**12, precision)
+        for model, precision in ((small, "bfloat16"), (small, "float32"), (wide, "float32"))
+    ]
+    assert plans[0].bytes < plans[1].bytes < plans[2].bytes
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(
+        MemoryError,
+        match=r"denoising frames of 2048 x 2048 needs \d\.\d GB, 0\.0 GB are free; .* crop the movie",
+    ):
+        plan_inference(random_model(), (100, 2048, 2048), 10**6)
+
+
+def test_a_plan_keeps_its_promise_of_memory() -> None:
+    """States at the starts of windows grow with the movie: windows then grow, too, or memory."""
+    model = random_model()
+    long = plan_inference(model, (20_000, 128, 128), 2 * 10**9)
+    kept = math.ceil(20_000 / long.window) * 4 * 128 * 128 * 4
+    assert kept <= long.bytes <= 2 * 10**9
