@@ -35,26 +35,28 @@ def denoise(options: argparse.Namespace) -> None:
     for path in filter(None, (options.output, options.uncertainty)):
         check_writable(path, overwrite=options.force)  # now, not after the fit
     for path in filter(None, (options.report, options.save_model)):
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} exists; choose another name or pass --force")
+    denoiser = _denoiser(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)
-    else:
-        denoiser = _denoiser(options)
+    if options.uncertainty is not None and not denoiser.has_uncertainty:
+        raise ValueError(
+            "there is no uncertainty without a noise model; "
+            "leave out --uncertainty or --noise none"
+        )
+    if options.model is None:
         _fit(denoiser, stack, options)
     result = _progress(denoiser.denoise_steps(stack))
-    if options.save_model is not None:
-        denoiser.save(options.save_model, overwrite=options.force)
     denoised = result.stack
     if options.keep_dtype:
         denoised = denoised.like(cast_like(result.denoised, stack.dtype))
     write(options.output, denoised, overwrite=options.force)
-    if options.uncertainty is not None:
-        if result.uncertainty is None:
-            raise ValueError(
-                "there is no uncertainty without a noise model; "
-                "leave out --uncertainty or --noise none"
-            )
+    if options.save_model is not None:
+        denoiser.save(options.save_model, overwrite=options.force)
+    if result.uncertainty is not None and options.uncertainty is not None:
         write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
     if options.report is not None:
         options.report.write_text(json.dumps(result.report, indent=1) + "\n", encoding="utf-8")
@@ -127,9 +129,14 @@ def info(options: argparse.Namespace) -> None:
         f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free on {run.device}"
     )
     print(
-        f"time      fit {run.fit_seconds:.0f} s at most, "
+        f"time      fit {_at_most(run.fit_seconds)}, "
         f"denoising about {run.denoise_seconds:.0f} s"
     )
+
+
+def _at_most(seconds: float) -> str:
+    """A time limit for a person."""
+    return "without a time limit" if seconds == float("inf") else f"{seconds:.0f} s at most"
 
 
 def _read(options: argparse.Namespace) -> Stack:
@@ -137,7 +144,9 @@ def _read(options: argparse.Namespace) -> Stack:
     stack = read(options.input, axes=options.axes)
     if stack.guess:
         print(f"axes: {stack.guess}")
-    if options.frames is not None and "T" in stack.axes:
+    if options.frames is not None:
+        if "T" not in stack.axes:
+            raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
         index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
         stack = stack.like(stack.array[index])
     return stack

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_stbn._noise_estimation import Block, BoolArray, Float32Array, FloatArray, box_mean
+from napari_stbn._noise_filters import Block, BoolArray, Float32Array, FloatArray, box_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

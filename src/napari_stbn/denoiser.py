@@ -99,6 +99,8 @@ class Denoiser:
             raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
         if channels not in ("auto", "separate", "joint"):
             raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
             raise ValueError(
                 f'noise must be "estimate", "gaussian", a noise model or None, got {noise!r}'
@@ -189,8 +191,8 @@ class Denoiser:
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
             plan = replace(plan, max_steps=limit, time_budget=time_budget)
         check_training_memory(config, plan, stack, self.device)
+        self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
-        self._prepared = None
         prepared = yield from self._prepare(stack, joint, started)
         if plan.time_budget is not None:
             left = max(
@@ -200,7 +202,7 @@ class Denoiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = STBN(config)
-        self.model = model.place(self.device)
+        self.model = model = model.place(self.device)
         precision = (
             choose_precision(config, self.device) if self.precision == "auto" else self.precision
         )
@@ -304,6 +306,13 @@ class Denoiser:
             report=self._report(prepared, time.perf_counter() - started),
         )
 
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether results come with an uncertainty: a noise model is used, or was by the fit."""
+        if self.model is not None:
+            return self.model.config.covariance
+        return self.noise is not None
+
     def units(self, channel: int = 0) -> Units:
         """Conversion between a channel's intensities and network units.
 
@@ -380,6 +389,7 @@ class Denoiser:
         """
         file = read_model_file(Path(path))
         header = file.header
+        resolve_device(device)  # a wrong name is not the file's fault
         try:
             config = STBNConfig(**header["network"])
             noise = {
@@ -387,6 +397,8 @@ class Denoiser:
                 for c, n in header["noise"].items()
             }
             scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            if noise.keys() != scaling.keys():
+                raise ValueError("noise and scaling are of different channels")
             denoiser = cls(
                 header["preset"],
                 device=device,

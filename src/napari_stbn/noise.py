@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from napari_stbn._noise_estimation import Line, correlation_excess, fit_line
-from napari_stbn._noise_sampling import Sampling, check_movie, sample_movie
+from napari_stbn._noise_camera import crude_camera, fit_camera
+from napari_stbn._noise_estimation import fit_line
+from napari_stbn._noise_law import ArrayT, Fusion, clip_below, floating, sqrt
+from napari_stbn._noise_sampling import check_movie, sample_movie
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-ArrayT = TypeVar("ArrayT")
-
 _SMALLEST_READ_NOISE = 0.01  # photoelectrons rms; keeps every variance positive
-_CORRELATED = 1.2  # variance of all scales over the finest that is believed to be noise
 
 
 class NoiseModel(Protocol):
@@ -53,58 +52,8 @@ class NoiseModel(Protocol):
         """Return a JSON-ready description, read back by ``noise_from_dict``."""
 
 
-class _Fusion:
-    """Likelihood and posterior shared by all models; both need the variance law alone."""
-
-    def variance(self, mean: ArrayT) -> ArrayT:
-        raise NotImplementedError
-
-    def log_likelihood(self, y: ArrayT, prior_mean: ArrayT, prior_variance: ArrayT) -> ArrayT:
-        """Return log N(y; prior_mean, prior_variance + variance(prior_mean)) for each pixel.
-
-        Parameters
-        ----------
-        y, prior_mean : array or Tensor, any one shape [counts]
-        prior_variance : array or Tensor, same shape [counts^2]
-
-        Returns
-        -------
-        array or Tensor, same shape [nat]
-        """
-        y_, mean, spread = _floating(y), _floating(prior_mean), _floating(prior_variance)
-        total = spread + self.variance(mean)
-        distance = (y_ - mean) ** 2 / total
-        return -0.5 * (_log(2.0 * math.pi * total) + distance)  # type: ignore[no-any-return]
-
-    def posterior(
-        self, y: ArrayT, prior_mean: ArrayT, prior_variance: ArrayT
-    ) -> tuple[ArrayT, ArrayT]:
-        """Return posterior mean and posterior standard deviation, both in counts.
-
-        Parameters
-        ----------
-        y, prior_mean : array or Tensor, any one shape [counts]
-        prior_variance : array or Tensor, same shape [counts^2]
-
-        Returns
-        -------
-        mean, std : arrays or Tensors, same shape [counts]
-
-        Notes
-        -----
-        The linear estimator of least squared error, ``m + V / (V + s2) * (y - m)`` with
-        ``s2 = variance(m)``. ``E[variance(x)] = variance(E[x])`` because the law is linear, so
-        first and second moments are all it needs: it is exact for Poisson noise, not only for
-        Gaussian.
-        """
-        y_, mean, spread = _floating(y), _floating(prior_mean), _floating(prior_variance)
-        noise = self.variance(mean)
-        trust = spread / (spread + noise)
-        return mean + trust * (y_ - mean), _sqrt(trust * noise)
-
-
 @dataclass(frozen=True)
-class PoissonGaussianNoise(_Fusion):
+class PoissonGaussianNoise(Fusion):
     """Photon shot noise plus Gaussian read noise.
 
     Parameters
@@ -154,7 +103,7 @@ class PoissonGaussianNoise(_Fusion):
     def variance(self, mean: ArrayT) -> ArrayT:
         """Return gain * max(mean - offset, 0) + (gain * read_noise)^2 [counts^2], same shape."""
         floor = (self.gain * max(self.read_noise, _SMALLEST_READ_NOISE)) ** 2
-        light = _clip_below(_floating(mean) - self.offset)
+        light = clip_below(floating(mean) - self.offset)
         return self.gain * light + floor  # type: ignore[no-any-return]
 
     def stabilize(self, y: ArrayT) -> ArrayT:
@@ -169,15 +118,15 @@ class PoissonGaussianNoise(_Fusion):
         It is computed as ``2 e / (sqrt(e + s0**2) + s0)``, in which nothing cancels.
         No unbiased inverse is needed: likelihood and posterior are evaluated in counts.
         """
-        e = (_floating(y) - self.offset) / self.gain
+        e = (floating(y) - self.offset) / self.gain
         s0 = self._s0
-        dark, light = -_clip_below(-e), _clip_below(e)
-        return 2.0 * light / (_sqrt(light + s0 * s0) + s0) + dark / s0  # type: ignore[no-any-return]
+        dark, light = -clip_below(-e), clip_below(e)
+        return 2.0 * light / (sqrt(light + s0 * s0) + s0) + dark / s0  # type: ignore[no-any-return]
 
     def unstabilize(self, z: ArrayT) -> ArrayT:
         """Invert `stabilize` exactly: counts, same shape."""
-        z_ = _floating(z)
-        dark, light = -_clip_below(-z_), _clip_below(z_)
+        z_ = floating(z)
+        dark, light = -clip_below(-z_), clip_below(z_)
         e = light * (0.25 * light + self._s0) + dark * self._s0
         return e * self.gain + self.offset  # type: ignore[no-any-return]
 
@@ -201,7 +150,7 @@ class PoissonGaussianNoise(_Fusion):
 
 
 @dataclass(frozen=True)
-class GaussianNoise(_Fusion):
+class GaussianNoise(Fusion):
     """Gaussian noise of one standard deviation everywhere.
 
     Parameters
@@ -229,15 +178,15 @@ class GaussianNoise(_Fusion):
 
     def variance(self, mean: ArrayT) -> ArrayT:
         """Return sigma^2 [counts^2], in the shape of mean."""
-        return _floating(mean) * 0.0 + self.sigma**2  # type: ignore[no-any-return]
+        return floating(mean) * 0.0 + self.sigma**2  # type: ignore[no-any-return]
 
     def stabilize(self, y: ArrayT) -> ArrayT:
         """Return y / sigma."""
-        return _floating(y) / self.sigma  # type: ignore[no-any-return]
+        return floating(y) / self.sigma  # type: ignore[no-any-return]
 
     def unstabilize(self, z: ArrayT) -> ArrayT:
         """Return z * sigma."""
-        return _floating(z) * self.sigma  # type: ignore[no-any-return]
+        return floating(z) * self.sigma  # type: ignore[no-any-return]
 
     def simulate(self, clean: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return noisy counts for clean counts of any shape."""
@@ -261,6 +210,7 @@ class NoiseFit:
         Weight in the fit [1 / counts^4]; 0 for bins left out (clipped, truncated).
     bin_counts : ndarray, shape (bins,) [pixels]
     gain_std_error : float [counts / photoelectron]
+        Includes what the choice of filters costs. Above 10 % of the gain the fit is uncertain.
     correlation : float
         Variance of all spatial scales over that of the finest, where nothing moves: about 1 for
         noise that is independent from pixel to pixel. Above 1.2 the model is scaled by it, so
@@ -340,130 +290,17 @@ def estimate_noise(
     sampling = sample_movie(movie)
     line = fit_line(sampling.blocks)
     if line is None:
-        return _crude_fit(sampling, offset)
-    return _fit_model(sampling, line, offset, read_noise)
-
-
-def _fit_model(
-    sampling: Sampling, line: Line, offset: float | None, read_noise: float | None
-) -> NoiseFit:
-    """Turn a line in scaled units into a model in counts."""
-    scale, centre = sampling.scale, sampling.centre
-    correlation = correlation_excess(sampling.blocks, line)
-    factor = correlation if correlation > _CORRELATED else 1.0
-    x, v = line.means * scale + centre, np.maximum(line.variances, 0.0) * factor * scale**2
-    w = line.weights / (factor * scale**2) ** 2
-    slope = line.slope * factor * scale
-    error = math.sqrt(max(float(line.covariance[0, 0]), 0.0)) * factor * scale
-    intercept = line.intercept * factor * scale**2 - slope * centre
-    dark = sampling.dark * scale + centre
-    notes = []
-    if factor > 1.0:
-        notes.append(
-            "Neighbouring pixels share noise: the variance of a pixel is "
-            f"{factor:.1f} times that of the finest detail."
-        )
-    used = w > 0
-    spread = float(np.ptp(x[used])) if used.any() else 0.0
-    if not (slope > 2.0 * error and slope * spread > 0.0):
-        notes.append("The noise does not grow with intensity: constant variance assumed.")
-        model = _constant(float(np.average(v, weights=w)), offset, dark, float(x.max()))
-    elif offset is None and read_noise is not None:
-        model = PoissonGaussianNoise(
-            slope, slope * read_noise**2 - intercept / slope, float(read_noise)
-        )
-    elif read_noise is not None and offset is not None:
-        gain = _gain_through(x - offset, v, w, read_noise, slope)
-        model = PoissonGaussianNoise(gain, float(offset), float(read_noise))
+        camera = crude_camera(sampling, offset)
     else:
-        level = dark if offset is None else float(offset)
-        at_dark = slope * level + intercept
-        if at_dark < 0.0 and offset is None:
-            level, at_dark = min(-intercept / slope, float(x.min())), 0.0
-        if at_dark < 0.0 or level * slope + intercept < -1e-9 * abs(intercept):
-            slope, at_dark = _gain_through(x - level, v, w, 0.0, slope), 0.0
-        model = PoissonGaussianNoise(slope, level, math.sqrt(max(at_dark, 0.0)) / slope)
-    predicted = model.variance(x)
-    off = np.abs(v / predicted - 1.0)
-    if used.any() and float(np.average(off[used], weights=line.counts[used])) > 0.15:
-        notes.append("The variance does not follow a straight line in the mean.")
-    if slope > 2.0 * error > 0.2 * slope:
-        notes.append(f"The gain is known to {100 * error / slope:.0f} % only.")
-    if sampling.clipped > 0.2:
-        notes.append(
-            f"{100 * sampling.clipped:.0f} % of the pixels lie at the smallest or largest value, "
-            "where clipping hides the noise."
-        )
-    if line.rejected > 0.2:
-        notes.append(f"{100 * line.rejected:.0f} % of the movie was left out as too structured.")
-    return NoiseFit(model, x, v, w, line.counts, error, correlation, bool(notes), " ".join(notes))
-
-
-def _gain_through(
-    light: NDArray[np.float64],
-    v: NDArray[np.float64],
-    w: NDArray[np.float64],
-    read_noise: float,
-    start: float,
-) -> float:
-    """Return the gain that fits v = gain * light + (gain * read_noise)^2 (Gauss-Newton)."""
-    gain = start
-    for _ in range(30):
-        residual = v - gain * light - (gain * read_noise) ** 2
-        jacobian = light + 2.0 * gain * read_noise**2
-        norm = float(np.sum(w * jacobian**2))
-        if norm <= 0.0:
-            break
-        gain = max(gain + float(np.sum(w * jacobian * residual)) / norm, 0.1 * gain)
-    return gain
-
-
-def _constant(
-    variance: float, offset: float | None, dark: float, brightest: float
-) -> PoissonGaussianNoise:
-    """Return a valid model whose variance rises by 0.1 % at most from offset to the brightest."""
-    level = dark if offset is None else float(offset)
-    variance = max(variance, 1e-30)
-    reach = max(brightest - level, math.sqrt(variance))
-    gain = 1e-3 * variance / reach
-    return PoissonGaussianNoise(gain, level, math.sqrt(variance) / gain)
-
-
-def _crude_fit(sampling: Sampling, offset: float | None) -> NoiseFit:
-    """Return a constant variance from plain frame differences, for frames too small to filter."""
-    differences = np.concatenate([np.diff(b.frames, axis=0).ravel() for b in sampling.blocks])
-    spread = float(np.median(np.abs(differences))) / 0.6745 or float(np.std(differences))
-    variance = spread**2 / 2.0 * sampling.scale**2
-    mean = float(np.mean([b.frames.mean() for b in sampling.blocks]))
-    x = np.array([mean * sampling.scale + sampling.centre])
-    dark = sampling.dark * sampling.scale + sampling.centre
-    model = _constant(variance, offset, dark, float(x[0]))
-    note = "Too few usable pixels to measure the gain: constant variance assumed."
-    ones = np.ones(1)
-    return NoiseFit(model, x, np.array([variance]), ones, ones, math.inf, uncertain=True, note=note)
-
-
-def _is_tensor(x: object) -> bool:
-    """Whether x is a torch Tensor, found out without importing torch."""
-    return type(x).__module__.split(".")[0] == "torch"
-
-
-def _floating(x: Any) -> Any:
-    """Return x as an array or Tensor of floats; float types are kept."""
-    if _is_tensor(x):
-        return x if x.is_floating_point() else x.float()
-    array = np.asarray(x)
-    return array if array.dtype.kind == "f" else array.astype(np.float64)
-
-
-def _clip_below(x: Any) -> Any:
-    """Return max(x, 0)."""
-    return x.clamp(min=0.0) if _is_tensor(x) else np.maximum(x, 0.0)
-
-
-def _sqrt(x: Any) -> Any:
-    return x.sqrt() if _is_tensor(x) else np.sqrt(x)
-
-
-def _log(x: Any) -> Any:
-    return x.log() if _is_tensor(x) else np.log(x)
+        camera = fit_camera(sampling, line, offset, read_noise)
+    return NoiseFit(
+        PoissonGaussianNoise(camera.gain, camera.offset, camera.read_noise),
+        camera.means,
+        camera.variances,
+        camera.weights,
+        camera.counts,
+        camera.gain_error,
+        camera.correlation,
+        uncertain=bool(camera.notes),
+        note=" ".join(camera.notes),
+    )

@@ -270,6 +270,7 @@ def _measure_channel(prepared: PreparedStack, channel: int, choice: NoiseChoice)
     else:
         noise = choice
     values = np.stack(movies).astype(np.float32)
+    values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
     prepared.noise[channel] = noise
     prepared.scaling[channel] = network_scaling(
         values if noise is None else noise.stabilize(values)

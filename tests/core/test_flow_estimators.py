@@ -226,7 +226,5 @@ def test_wrong_input_is_said_before_any_work() -> None:
     ):
         flow_steps(np.zeros((2, 8, 8)), "pwc")  # type: ignore[arg-type]
     for shape in ((1, 8, 8), (8, 8), (2, 3, 8, 8)):
-        with pytest.raises(
-            ValueError, match=re.escape(f"(T, Y, X) with T >= 2, got {shape}")
-        ):
+        with pytest.raises(ValueError, match=re.escape(f"(T, Y, X) with T >= 2, got {shape}")):
             estimate_flow(np.zeros(shape))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from napari_stbn.flow import Flow
 from napari_stbn.inference import (
+    PATCH_ORIGINS,
     DenoisedWindow,
     InferencePlan,
     denoise_frames,
@@ -43,22 +44,32 @@ def random_movie(
 
 def random_model(config: STBNConfig = TINY) -> STBN:
     """Weights large enough that every far influence shows in the result."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         model = STBN(config)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 nn.init.normal_(parameter, std=0.3)
-        model.head[-1].weight.data *= 5  # type: ignore[operator]
+        last = model.head[-1]
+        assert isinstance(last, nn.Conv2d)
+        last.weight *= 5
     return model.place(torch.device("cpu")).eval()
 
 
 def run(
-    model: STBN, movie: PreparedMovie, window: int, tile: int
+    model: STBN,
+    movie: PreparedMovie,
+    window: int,
+    tile: int,
+    origins: Sequence[tuple[int, int]] = ((0, 0),),
 ) -> tuple[Tensor, Tensor, Tensor, list[float]]:
-    """Mean, std and prior of the whole movie, and the progress on the way."""
+    """Mean, std and prior of the whole movie, and the progress on the way.
+
+    By default of the network as it is, not averaged over the origins of its patches.
+    """
     windows, progress = [], []
-    for piece in denoise_frames(model, movie, InferencePlan(window, tile, 0)):
+    plan = InferencePlan(window, tile, 0)
+    for piece in denoise_frames(model, movie, plan, origins=origins):
         if isinstance(piece, DenoisedWindow):
             windows.append(piece)
         else:
@@ -95,6 +106,48 @@ def test_windows_and_tiles_change_nothing(window: int, tile: int) -> None:
     for one, other in zip((mean, std, prior), at_once(model, movie), strict=True):
         assert one.shape == (7, 1, 61, 53)
         assert worst(one, other, movie) < 1e-4
+
+
+def test_averaged_over_origins_windows_and_tiles_change_nothing_either() -> None:
+    model, movie = random_model(), random_movie((5, 61, 53))
+    expected = run(model, movie, 8, 64, PATCH_ORIGINS)[:3]
+    for window, tile in ((2, 64), (8, 32), (2, 32)):
+        for one, other in zip(
+            run(model, movie, window, tile, PATCH_ORIGINS), expected, strict=False
+        ):
+            assert worst(one, other, movie) < 1e-4  # type: ignore[arg-type]
+
+
+def test_averaging_cancels_the_pattern_of_the_patches() -> None:
+    """What is seen alike is predicted alike: without it, the patches show with period 4."""
+    model, movie = random_model(), random_movie((2, 96, 96))
+    flat = replace(
+        movie,
+        inputs=torch.ones_like(movie.inputs),
+        flow_to_previous=torch.zeros_like(movie.flow_to_previous),
+        flow_to_next=torch.zeros_like(movie.flow_to_next),
+    )
+    spread = []
+    for origins in (((0, 0),), PATCH_ORIGINS):
+        *_, prior, _ = run(model, flat, 2, 96, origins)
+        spread.append(float(prior[0, 0, 42:54, 42:54].std()))  # far from the borders
+    assert spread[0] > 0.01
+    assert spread[1] < 1e-4
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (7, 12), (23, 21)])
+def test_the_prior_is_blind_also_through_tiles_and_averaging(pixel: tuple[int, int]) -> None:
+    """The pixel moves by a thousand photons, its own prior by no bit (float64, flow held)."""
+    movie = random_movie((3, 40, 36))
+    y, x = pixel
+    priors = []
+    for by in (0.0, 1e3):
+        inputs = movie.inputs.double()
+        inputs[1, 0, y, x] += by
+        changed = replace(movie, inputs=inputs, intensities=movie.intensities.double())
+        priors.append(run(random_model().double(), changed, 2, 32, PATCH_ORIGINS)[2])
+    assert torch.equal(priors[0][1, 0, y, x], priors[1][1, 0, y, x])
+    assert (priors[0] != priors[1]).any()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +266,7 @@ def test_less_memory_never_plans_for_more() -> None:
         assert plans[-1].tile % 4 == 0
     assert (plans[0].window, plans[0].tile) == (64, 700)
     assert len({(p.window, p.tile) for p in plans}) > 5
-    for more, less in zip(plans, plans[1:], strict=False):
+    for more, less in itertools.pairwise(plans):
         assert less.bytes <= more.bytes
         assert less.tile <= more.tile
 
@@ -221,9 +274,10 @@ def test_less_memory_never_plans_for_more() -> None:
 def test_half_the_bytes_in_bfloat16_and_more_for_a_wider_network() -> None:
     shape = (10, 256, 256)
     small, wide = random_model(), random_model(replace(TINY, width=16))
-    plans: list[Any] = [
-        plan_inference(model, shape, 10**12, precision)
-        for model, precision in ((small, "bfloat16"), (small, "float32"), (wide, "float32"))
+    plans = [
+        plan_inference(small, shape, 10**12, "bfloat16"),
+        plan_inference(small, shape, 10**12),
+        plan_inference(wide, shape, 10**12),
     ]
     assert plans[0].bytes < plans[1].bytes < plans[2].bytes
 
@@ -231,7 +285,7 @@ def test_half_the_bytes_in_bfloat16_and_more_for_a_wider_network() -> None:
 def test_too_little_memory_is_said() -> None:
     with pytest.raises(
         MemoryError,
-        match=r"denoising frames of 2048 x 2048 needs \d\.\d GB, 0\.0 GB are free; .* crop the movie",
+        match=r"frames of 2048 x 2048 needs \d\.\d GB, 0\.0 GB are free; .* crop the movie",
     ):
         plan_inference(random_model(), (100, 2048, 2048), 10**6)
 

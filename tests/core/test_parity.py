@@ -6,7 +6,6 @@ import argparse
 import math
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ def load(folder: Path, name: str) -> Reference:
         values = {key: torch.from_numpy(arrays[key]) for key in arrays}
     state = {key: value for key, value in values.items() if not key.startswith("__")}
     flows = [values[f"__flow_to_{direction}"][None] for direction in ("previous", "next")]
-    return Reference(state, values["__input"], *flows, values["__output"])
+    return Reference(state, values["__input"], flows[0], flows[1], values["__output"])
 
 
 def released_state(config: STBNConfig, seed: int = 0) -> State:
@@ -118,7 +117,10 @@ def test_output_is_that_of_the_released_modules(reference: Reference) -> None:
 def test_parity_would_notice_a_flow_that_is_not_followed(
     reference: Reference, missing: str
 ) -> None:
-    still = reference._replace(**{missing: torch.zeros_like(reference.to_next)})
+    zero = torch.zeros_like(reference.to_next)
+    still = reference._replace(to_next=zero)
+    if missing == "to_previous":
+        still = reference._replace(to_previous=zero)
     difference = run(stbn_from_released(reference.state), still) - reference.output
     assert difference.abs().max() / reference.output.std() > 1e-2
 
@@ -306,37 +308,3 @@ def test_incomplete_or_misshapen_weights_are_said() -> None:
     for weights in wrong:
         with pytest.raises(ValueError, match="these are not the weights of a released STBN"):
             stbn_from_released(weights)
-
-
-# ---------------------------------------------------------------- golden numbers
-
-GOLDEN = (-0.0870858490703, 1.4401279761749, -0.1989355359616, 2.1225198216156, 1.5108782207734)
-
-
-def test_golden_forward() -> None:
-    """Mean, spread and three values of a fixed forward pass.
-
-    Weights, frames and flows are cosines, not random numbers, and all is float64: sums in another
-    order differ by 1e-14, so 1e-9 holds on every machine and any change of the network shows.
-    """
-    config = STBNConfig(channels=2, map_channels=1, width=4, positive_factor=False)
-    model = STBN(config).double().eval()
-    for n, parameter in enumerate(model.parameters()):
-        numbers = torch.arange(parameter.numel(), dtype=torch.float64)
-        fan = parameter[0].numel() if parameter.ndim > 1 else 100
-        parameter.data = (torch.cos(1.3 * numbers + n) * math.sqrt(3 / fan)).view(parameter.shape)
-    frames = torch.cos(0.7 * torch.arange(1 * 3 * 3 * 9 * 11.0, dtype=torch.float64))
-    flows = 4 * torch.cos(0.31 * torch.arange(2 * 1 * 2 * 2 * 9 * 11.0, dtype=torch.float64))
-    to_previous, to_next = flows.view(2, 1, 2, 2, 9, 11)
-    with torch.no_grad():
-        out = model(frames.view(1, 3, 3, 9, 11), to_previous, to_next)
-    numbers = [out.mean(), out.std(), out[0, 0, 0, 0, 0], out[0, 1, 4, 4, 5], out[0, 2, 2, 8, 10]]
-    assert out.shape == (1, 3, 5, 9, 11)
-    assert [float(x) for x in numbers] == pytest.approx(GOLDEN, rel=1e-9)
-    model.config = replace(config, positive_factor=True)
-    with torch.no_grad():
-        positive = model(frames.view(1, 3, 3, 9, 11), to_previous, to_next)
-    expected = out.clone()
-    for last in (3, 4):  # means 0 and 1, rows of the factor (2, 3) and (4): the last of each
-        expected[:, :, last] = F.softplus(out[:, :, last])
-    torch.testing.assert_close(positive, expected)

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from napari_stbn.network import STBN, STBNConfig
-from napari_stbn.noise import GaussianNoise, PoissonGaussianNoise
+from napari_stbn.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise
 from napari_stbn.prior import Units, blind_loss, posterior, prior_mean
 from napari_stbn.stack import IntensityScaling
 
 SHAPE = (2, 3, 4, 5)  # N, T, H, W
-MODELS = [
+MODELS: list[NoiseModel] = [
     PoissonGaussianNoise(2.0, 100.0, 1.6),
     GaussianNoise(3.5),
     PoissonGaussianNoise(0.3, 20.0, 0.2),

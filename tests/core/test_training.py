@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_stbn import precision as precision_module
 from napari_stbn import training
 from napari_stbn.flow import Flow
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.noise import PoissonGaussianNoise
-from napari_stbn.precision import Precision, choose_precision
+from napari_stbn.precision import Precision
 from napari_stbn.preparation import PreparedMovie, prepare_movie
+from napari_stbn.prior import blind_loss
 from napari_stbn.samples import simulate
 from napari_stbn.stack import IntensityScaling
 from napari_stbn.training import TrainingConfig, TrainingStep, training_steps
@@ -116,7 +114,19 @@ def test_golden_losses() -> None:
         fan = parameter[0].numel() if parameter.ndim > 1 else 400
         values = (torch.cos(1.3 * numbers + n) * math.sqrt(1 / fan)).view(parameter.shape)
         parameter.data.copy_(values)
-    steps = fit(model, movie, TrainingConfig(max_steps=20, clip_frames=4, clip_size=16))
+    config = TrainingConfig(  # all of it: better defaults are to come and change nothing here
+        max_steps=20,
+        clip_frames=4,
+        clip_size=16,
+        batch=1,
+        learning_rate=2e-3,
+        decay_from=0.3,
+        gradient_norm=1.0,
+        averaging=0.05,
+        beta=1.0,
+        patience=0,
+    )
+    steps = fit(model, movie, config)
     assert steps[0].loss == pytest.approx(GOLDEN[0], rel=1e-4)
     assert steps[-1].loss == pytest.approx(GOLDEN[1], rel=1e-3)
 
@@ -251,7 +261,7 @@ def test_closing_early_leaves_the_average_of_the_weights_on_the_way(movie: Prepa
 
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:
     """Make the loss NaN in the calls with these numbers."""
-    number, original = itertools.count(), training.blind_loss
+    number, original = itertools.count(), blind_loss
 
     def spoilt(*arguments: Any, **options: Any) -> Tensor:
         loss = original(*arguments, **options)
@@ -303,10 +313,10 @@ def test_what_cannot_be_fitted_is_said(movie: PreparedMovie) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"max_steps": 0}, "max_steps and batch must be at least 1, got 0 and 1"),
-        ({"batch": 0}, "max_steps and batch must be at least 1, got 4000 and 0"),
-        ({"clip_frames": 1}, "at least 2 frames of 8 x 8 pixels, got 1 frames of 64"),
-        ({"clip_size": 7}, "at least 2 frames of 8 x 8 pixels, got 8 frames of 7"),
+        ({"max_steps": 0}, r"max_steps and batch must be at least 1, got 0 and \d"),
+        ({"batch": 0}, r"max_steps and batch must be at least 1, got \d+ and 0"),
+        ({"clip_frames": 1}, r"at least 2 frames of 8 x 8 pixels, got 1 frames of \d+"),
+        ({"clip_size": 7}, r"at least 2 frames of 8 x 8 pixels, got \d+ frames of 7"),
         ({"time_budget": 0}, "time_budget must be more than 0 seconds, got 0"),
         ({"time_budget": math.nan}, "time_budget must be more than 0 seconds, got nan"),
     ],
@@ -314,60 +324,3 @@ def test_what_cannot_be_fitted_is_said(movie: PreparedMovie) -> None:
 def test_parameters_out_of_range_are_said(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TrainingConfig(**change)
-
-
-# ---------------------------------------------------------------- precision
-
-
-@pytest.mark.parametrize(
-    ("slow", "wrong", "expected"),
-    [
-        ("float32", None, "bfloat16"),
-        ("float32", 1.5, "float32"),  # faster, but its gradients disagree
-        ("float32", math.nan, "float32"),
-        ("bfloat16", None, "float32"),
-    ],
-)
-def test_bfloat16_is_taken_only_where_it_is_fast_and_right(
-    monkeypatch: pytest.MonkeyPatch, slow: str, wrong: float | None, expected: str
-) -> None:
-    """The device is played: one format waits, and bfloat16 multiplies features by `wrong`."""
-
-    @contextmanager
-    def played(device: torch.device, precision: Precision) -> Iterator[None]:
-        if precision == slow:
-            time.sleep(0.1)
-        if wrong is None or precision == "float32":
-            yield
-            return
-        hook = torch.nn.modules.module.register_module_forward_hook(lambda _m, _i, out: out * wrong)
-        yield
-        hook.remove()
-
-    monkeypatch.setattr(precision_module, "autocast", played)
-    choose_precision.cache_clear()
-    try:
-        assert choose_precision(TINY, torch.device("cpu")) == expected
-    finally:
-        choose_precision.cache_clear()
-
-
-def test_a_device_without_bfloat16_takes_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(device: torch.device, precision: Precision) -> Any:
-        if precision == "bfloat16":
-            raise RuntimeError("BFloat16 is not supported on this device")
-        return torch.autocast("cpu", enabled=False)
-
-    monkeypatch.setattr(precision_module, "autocast", refuses)
-    choose_precision.cache_clear()
-    try:
-        assert choose_precision(TINY, torch.device("cpu")) == "float32"
-    finally:
-        choose_precision.cache_clear()
-
-
-def test_the_probe_leaves_random_numbers_alone() -> None:
-    choose_precision.cache_clear()
-    state = torch.get_rng_state()
-    choose_precision(TINY, torch.device("cpu"))
-    assert torch.equal(torch.get_rng_state(), state)

@@ -283,7 +283,7 @@ class STBN(nn.Module):
         Returns
         -------
         Tensor, shape (N, T, K, H, W), float32
-            C prior means, then, with `STBNConfig.covariance`, the upper-triangular factor A row by
+            C prior means, then, with `STBNConfig.covariance`, the triangular factor A row by
             row (prior covariance A^T A).
 
         Raises

@@ -1,0 +1,327 @@
+"""Claims of the command line: files in, files out whole or not at all, one sentence when not."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from napari_stbn import Denoiser, Stack, _commands, read, write
+from napari_stbn.cli import main
+from napari_stbn.samples import simulate
+from napari_stbn.training import TrainingConfig
+
+NOISY: NDArray[Any] = simulate((4, 24, 20), kind="nuclei", seed=0).noisy
+QUICK = [
+    *("--preset", "preview", "--device", "cpu", "--max-steps", "3"),
+    *("--clip-size", "12", "--clip-frames", "2"),
+]
+
+
+@pytest.fixture
+def movie(tmp_path: Path) -> Path:
+    """A two-channel movie with a scale, as a microscope writes it."""
+    data = np.stack([NOISY, NOISY + 20], 1)
+    stack = Stack(data, "TCYX", pixel_size=0.25, frame_interval=2.0, name="cells")
+    return write(tmp_path / "movie.tif", stack)
+
+
+@pytest.fixture
+def gray(tmp_path: Path) -> Path:
+    return write(tmp_path / "gray.tif", Stack(NOISY, "TYX"))
+
+
+@pytest.fixture
+def no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a fit begins: refusals must come before it, not an hour later."""
+
+    def begins(*_arguments: Any, **_options: Any) -> Any:
+        pytest.fail("a fit was begun")
+
+    monkeypatch.setattr(Denoiser, "fit_steps", begins)
+
+
+def refused(arguments: list[Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that ends with code 2 and one line on the error stream; that line."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("napari-stbn: ")
+    return lines[0].removeprefix("napari-stbn: ")
+
+
+def run(*arguments: Any) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+# ---------------------------------------------------------------- denoise
+
+
+def test_a_file_comes_back_with_its_axes_and_scale(
+    movie: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sure, report = (tmp_path / name for name in ("out.tif", "std.tif", "report.json"))
+    run("denoise", movie, "-o", out, "--uncertainty", sure, "--report", report, *QUICK)
+    source = read(movie)
+    for path in (out, sure):
+        stack = read(path)
+        assert (stack.axes, stack.shape) == (source.axes, source.shape) == ("TCYX", (4, 2, 24, 20))
+        assert stack.dtype == np.float32
+        assert stack.pixel_size == pytest.approx({"Y": 0.25, "X": 0.25})
+        assert stack.frame_interval == pytest.approx(2.0)
+        assert np.isfinite(np.asarray(stack.array)).all()
+    assert json.loads(report.read_text())["steps"] == 3
+    assert "out.tif: T 4 x C 2 x Y 24 x X 20, 3 steps" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "movie.tif",
+        "out.tif",
+        "report.json",
+        "std.tif",
+    ]
+
+
+def test_number_type_is_kept_when_asked(gray: Path, tmp_path: Path) -> None:
+    run("denoise", gray, "-o", tmp_path / "out.tif", "--keep-dtype", *QUICK)
+    assert read(tmp_path / "out.tif").dtype == np.uint16
+
+
+@pytest.mark.parametrize("ending", [".npy", ".ome.zarr", ".ome.tif"])
+def test_the_ending_chooses_the_format(gray: Path, tmp_path: Path, ending: str) -> None:
+    run("denoise", gray, "-o", tmp_path / f"out{ending}", *QUICK)
+    assert read(tmp_path / f"out{ending}", axes="TYX").shape == NOISY.shape
+
+
+def test_frames_and_axes_can_be_given(gray: Path, tmp_path: Path) -> None:
+    run("denoise", gray, "-o", tmp_path / "a.tif", "--frames", "1:3", *QUICK)
+    assert read(tmp_path / "a.tif").shape == (2, 24, 20)
+    np.save(tmp_path / "odd.npy", np.moveaxis(NOISY, 0, -1))
+    run("denoise", tmp_path / "odd.npy", "--axes", "YXT", "-o", tmp_path / "b.npy", *QUICK)
+    assert np.load(tmp_path / "b.npy").shape == (24, 20, 4)
+
+
+def test_a_seed_repeats_a_run(gray: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("denoise", gray, "-o", tmp_path / f"{name}.npy", "--seed", seed, *QUICK)
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_a_saved_model_gives_the_same_result_without_a_fit(
+    gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.stbn"
+    run("denoise", gray, "-o", tmp_path / "a.npy", "--save-model", model, *QUICK)
+    monkeypatch.setattr(Denoiser, "fit_steps", None)
+    run("denoise", gray, "-o", tmp_path / "b.npy", "--model", model, "--device", "cpu")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2,100,1.6", {"kind": "poisson_gaussian", "gain": 2, "offset": 100, "read_noise": 1.6}),
+        ("4.5", {"kind": "gaussian", "sigma": 4.5}),
+        ("none", None),
+    ],
+)
+def test_noise_can_be_given(gray: Path, tmp_path: Path, text: str, expected: Any) -> None:
+    report = tmp_path / "report.json"
+    run("denoise", gray, "-o", tmp_path / "o.npy", "--report", report, "--noise", text, *QUICK)
+    assert json.loads(report.read_text())["noise"] == {"0": expected}
+
+
+@pytest.mark.parametrize("text", ["loud", "1,2", "1,2,3,4", "-1", "0,100,1", "nan"])
+def test_noise_that_is_none_is_said(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["denoise", "in.tif", "-o", "out.tif", f"--noise={text}"])
+    assert stop.value.code == 2
+    assert "noise must be estimate, gaussian, none, GAIN,OFFSET,READ_NOISE" in (
+        capsys.readouterr().err
+    )
+
+
+# ---------------------------------------------------------------- refused
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("option", ["-o", "--uncertainty", "--report", "--save-model"])
+def test_an_existing_file_is_kept(
+    gray: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dear = tmp_path / "dear.tif"
+    dear.write_text("something dear")
+    options = ["-o", tmp_path / "out.tif", option, dear] if option != "-o" else ["-o", dear]
+    assert "dear.tif exists" in refused(["denoise", gray, *options, *QUICK], capsys)
+    assert dear.read_text() == "something dear"
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("option", ["-o", "--uncertainty", "--report", "--save-model"])
+def test_a_missing_folder_is_said_before_the_fit(
+    gray: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = tmp_path / "no folder" / "out.tif"
+    options = ["-o", tmp_path / "out.tif", option, lost] if option != "-o" else ["-o", lost]
+    assert "no folder" in refused(["denoise", gray, *options, *QUICK], capsys)
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_uncertainty_without_a_noise_model_is_said_before_the_fit(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["-o", tmp_path / "o.tif", "--uncertainty", tmp_path / "u.tif", "--noise", "none"]
+    assert "no uncertainty without a noise model" in refused(["denoise", gray, *options], capsys)
+    assert not (tmp_path / "o.tif").exists()
+
+
+def test_an_existing_file_is_replaced_when_forced(gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.tif"
+    out.write_text("something else")
+    run("denoise", gray, "-o", out, "--force", *QUICK)
+    assert read(out).shape == NOISY.shape
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("command", ["denoise", "info"])
+def test_a_bad_input_is_one_sentence(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.tif").write_text("not a picture")
+    np.save(tmp_path / "still.npy", NOISY[0])
+    (tmp_path / "what.xyz").write_bytes(b"?")
+    end = ["-o", tmp_path / "o.tif"] if command == "denoise" else []
+    for name, sentence in (("text.tif", "text.tif"), ("no.tif", "no.tif"), ("what.xyz", "xyz")):
+        assert sentence in refused([command, tmp_path / name, *end], capsys)
+    if command == "info":
+        assert "has 1 frame" in refused([command, tmp_path / "still.npy", "--axes", "YX"], capsys)
+        axes = refused([command, tmp_path / "still.npy", "--axes", "TYX"], capsys)
+        assert "axes must name each of the 2 dimensions" in axes
+
+
+def test_parameters_out_of_range_are_one_sentence(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["denoise", gray, "-o", tmp_path / "o.tif", "--device", "cpu"]
+    for options, sentence in (
+        (["--max-steps", "0"], "max_steps and batch must be at least 1"),
+        (["--clip-frames", "1"], "a clip needs at least 2 frames"),
+        (["--time-budget", "-3"], "time_budget must be more than 0 seconds"),
+        (["--device", "abacus"], 'device must be "auto"'),
+        (["--model", tmp_path / "none.stbn"], "there is no model file"),
+        (["--model", gray], "is not an STBN model"),
+    ):
+        assert sentence in refused([*start, *options], capsys)
+    assert not (tmp_path / "o.tif").exists()
+
+
+def test_stopping_writes_nothing(
+    gray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_arguments: Any, **_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("napari_stbn.denoiser.training_steps", stopped)
+    options = ["-o", tmp_path / "o.tif", "--save-model", tmp_path / "m.stbn", *QUICK]
+    assert main(["denoise", str(gray), *map(str, options)]) == 130
+    assert capsys.readouterr().err.endswith("napari-stbn: stopped; nothing was written\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["gray.tif"]
+
+
+# ---------------------------------------------------------------- info, demo, help
+
+
+def test_info_says_what_is_there_and_what_to_expect(
+    movie: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("info", movie, "--preset", "preview", "--device", "cpu")
+    said = capsys.readouterr().out
+    for pattern in (
+        r"size +T 4 x C 2 x Y 24 x X 20 uint16",
+        r"pixel +Y 0.25, X 0.25 µm",
+        r"interval +2 s",
+        r"noise +channel 0: gain \d.* counts/photoelectron, offset .* read noise",
+        r"noise +channel 1: ",
+        r"memory +about \d+\.\d\d GB of .* GB free on cpu",
+        r"time +fit 30 s at most, denoising about \d+ s",
+    ):
+        assert re.search(pattern, said), f"{pattern} is not in\n{said}"
+
+
+def test_what_was_guessed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "bare.npy", NOISY)
+    run("info", tmp_path / "bare.npy", "--device", "cpu", "--preset", "preview")
+    assert re.match(r"axes: .*T", capsys.readouterr().out)
+
+
+def test_demo_writes_movies_picture_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_commands, "simulate", partial(simulate, (4, 32, 32)))
+    folder = tmp_path / "demo"
+    run("demo", "-o", folder, *QUICK, "--max-steps", "2")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "comparison.png",
+        "denoised.tif",
+        "noisy.tif",
+        "report.json",
+        "truth.tif",
+    ]
+    picture = cv2.imread(str(folder / "comparison.png"), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
+    assert np.ptp(picture) > 200
+    assert read(folder / "truth.tif").shape == (4, 32, 32)
+    assert json.loads((folder / "report.json").read_text())["steps"] == 2
+    assert re.search(r"PSNR denoised: \d+\.\d\d dB", capsys.readouterr().out)
+    assert "demo is not empty" in refused(["demo", "-o", folder, *QUICK], capsys)
+    run("demo", "-o", folder, *QUICK, "--force")
+
+
+@pytest.mark.parametrize("command", ["denoise", "demo"])
+def test_every_parameter_of_the_fit_is_an_option(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for row in fields(TrainingConfig):
+        assert f"--{row.name.replace('_', '-')} " in said
+
+
+def test_advanced_options_reach_the_fit(
+    gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainingConfig] = []
+
+    def spy(_model: Any, _movies: Any, config: TrainingConfig, **_options: Any) -> Any:
+        seen.append(config)
+        raise FloatingPointError("seen enough")
+
+    monkeypatch.setattr("napari_stbn.denoiser.training_steps", spy)
+    given = ["--learning-rate", "0.004", "--batch", "2", "--beta", "0.5", "--patience", "3"]
+    assert main(["denoise", str(gray), "-o", str(tmp_path / "o.tif"), *QUICK, *given]) == 2
+    config = seen[0]
+    assert (config.max_steps, config.time_budget) == (3, None)
+    assert (config.learning_rate, config.batch, config.beta, config.patience) == (0.004, 2, 0.5, 3)
+    assert (config.clip_size, config.clip_frames) == (12, 2)
+
+
+def test_no_command_and_an_unknown_one_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["denoize"], ["denoise", "in.tif"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert "usage: napari-stbn" in capsys.readouterr().err
