@@ -44,8 +44,7 @@ def denoise(options: argparse.Namespace) -> None:
         denoiser = Denoiser.load(options.model, device=options.device)
     if options.uncertainty is not None and not denoiser.has_uncertainty:
         raise ValueError(
-            "there is no uncertainty without a noise model; "
-            "leave out --uncertainty or --noise none"
+            "there is no uncertainty without a noise model; leave out --uncertainty or --noise none"
         )
     if options.model is None:
         _fit(denoiser, stack, options)
@@ -128,10 +127,7 @@ def info(options: argparse.Namespace) -> None:
     print(
         f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free on {run.device}"
     )
-    print(
-        f"time      fit {_at_most(run.fit_seconds)}, "
-        f"denoising about {run.denoise_seconds:.0f} s"
-    )
+    print(f"time      fit {_at_most(run.fit_seconds)}, denoising about {run.denoise_seconds:.0f} s")
 
 
 def _at_most(seconds: float) -> str:
