@@ -175,7 +175,11 @@ def _fit(denoiser: Denoiser, stack: Stack, options: argparse.Namespace) -> None:
         budget = None  # the demo's default budget gives way to a number of steps
     _progress(
         denoiser.fit_steps(
-            stack, time_budget=budget, max_steps=options.max_steps, training=training
+            stack,
+            time_budget=budget,
+            max_steps=options.max_steps,
+            training=training,
+            checkpoint=getattr(options, "checkpoint", None),
         )
     )
 

@@ -124,6 +124,7 @@ class Denoiser:
         time_budget: float | None = None,
         max_steps: int | None = None,
         training: TrainingConfig | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Denoiser:
         """Fit to a noisy stack.
 
@@ -140,6 +141,9 @@ class Denoiser:
             Steps of the fit; without `time_budget` the run can be repeated exactly on the CPU.
         training : TrainingConfig, optional
             Overrides the preset's.
+        checkpoint : path, optional
+            Keep the state of the fit in this file three times a minute, and go on from it where it
+            exists, such as after a crash. It is removed when the fit is done.
 
         Returns
         -------
@@ -154,7 +158,12 @@ class Denoiser:
             If the fit would not fit into the free memory.
         """
         for _ in self.fit_steps(
-            data, axes=axes, time_budget=time_budget, max_steps=max_steps, training=training
+            data,
+            axes=axes,
+            time_budget=time_budget,
+            max_steps=max_steps,
+            training=training,
+            checkpoint=checkpoint,
         ):
             pass
         return self
@@ -167,6 +176,7 @@ class Denoiser:
         time_budget: float | None = None,
         max_steps: int | None = None,
         training: TrainingConfig | None = None,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> Generator[Progress, None, None]:
         """Fit as a generator: a loop over it is `fit`.
 
@@ -213,6 +223,7 @@ class Denoiser:
             plan,
             generator=generator,
             precision=precision,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
         )
         try:
             for step in steps:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from ._fit_parts import Average, FitFile, Schedule
 from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
@@ -25,8 +28,6 @@ __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"
 UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 _CHECKS = 24  # evaluations of the held-out blocks in a full fit
-_WARM_UP = 30  # steps in which the learning rate rises
-_LAST_RATE = 0.02  # of the learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -124,65 +125,6 @@ class TrainingStep:
     skipped: int
 
 
-class _Average:
-    """Average of the weights over about the last `window` part of the steps.
-
-    Whenever the fit ends.
-    """
-
-    def __init__(self, model: STBN, window: float) -> None:
-        self.parameters: list[Tensor] = list(model.parameters())
-        self.values = [p.detach().clone() for p in self.parameters]
-        self._power = 1 / max(window, 1e-6)
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take the weights after step number `step` (from 1) in."""
-        torch._foreach_lerp_(
-            self.values, self.parameters, min(1.0, (self._power + 1) / (self._power + step))
-        )
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the model's weights and the average."""
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(value)
-            value.copy_(kept)
-
-
-class _Schedule:
-    """How far the fit is, by steps or by seconds, and the learning rate there."""
-
-    def __init__(self, config: TrainingConfig) -> None:
-        self.config = config
-        self._end: float | None = None  # set when the fit winds down early
-        self._from = config.decay_from
-
-    def fraction(self, step: int, elapsed: float) -> float:
-        """Part of the fit that is done."""
-        done = step / self.config.max_steps
-        if self.config.time_budget is not None:
-            done = max(done, elapsed / self.config.time_budget)
-        return min(1.0, done if self._end is None else done / self._end)
-
-    def wind_down(self, fraction: float) -> None:
-        """End the fit after a short decay of the learning rate, unless it already decays."""
-        if self._end is None and fraction < self._from + 0.2:
-            self._end = min(1.0, 1.4 * fraction)
-            self._from = fraction / self._end
-
-    def learning_rate(self, step: int, fraction: float) -> float:
-        """Rise, plateau, cosine."""
-        rate = self.config.learning_rate * min(1.0, (step + 1) / _WARM_UP)
-        return rate * (_LAST_RATE + (1 - _LAST_RATE) * self.decay(fraction))
-
-    def decay(self, fraction: float) -> float:
-        """1 on the plateau, then a cosine to 0."""
-        late = max(0.0, (fraction - self._from) / max(1 - self._from, 1e-6))
-        return 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
-
-
 def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
     """Blind loss of a clip."""
     with autocast(clip.inputs.device, precision):
@@ -197,6 +139,21 @@ def _held_out_loss(model: STBN, clips: Sequence[Clip], precision: Precision) -> 
     return total / max(1.0, sum(float(clip.weight.sum()) for clip in clips))
 
 
+def _identity(
+    model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
+) -> dict[str, Any]:
+    """Plain values that tell this fit from others.
+
+    Without the time budget: what noise and flow leave of it differs from run to run.
+    """
+    return {
+        "network": asdict(model.config),
+        "training": asdict(replace(config, time_budget=None)),
+        "precision": precision,
+        "movies": [[*m.inputs.shape, crc32(m.intensities.cpu().numpy().tobytes())] for m in movies],
+    }
+
+
 def training_steps(
     model: STBN,
     movies: Sequence[PreparedMovie],
@@ -204,6 +161,7 @@ def training_steps(
     *,
     generator: torch.Generator,
     precision: Precision = "float32",
+    checkpoint: Path | None = None,
 ) -> Generator[TrainingStep, None, None]:
     """Fit a network to noisy movies, in place.
 
@@ -220,6 +178,9 @@ def training_steps(
         The only source of chance, on the CPU.
     precision : {"float32", "bfloat16"}, default "float32"
         Of the network's inner layers; see `napari_stbn.precision.choose_precision`.
+    checkpoint : Path, optional
+        Keep the state of the fit in this file every 20 seconds of work, and go on from it where it
+        exists; removed when the fit is done. On the CPU a fit that goes on gives the same numbers.
 
     Yields
     ------
@@ -229,7 +190,7 @@ def training_steps(
     Raises
     ------
     ValueError
-        If there is no movie, or one does not fit the model.
+        If there is no movie, one does not fit the model, or the checkpoint is of another fit.
     FloatingPointError
         If ten steps in a row have gradients that are not finite.
 
@@ -253,10 +214,15 @@ def training_steps(
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
-    average = _Average(model, config.averaging)
-    schedule = _Schedule(config)
+    average = Average(model, config.averaging)
+    schedule = Schedule(config)
     best, since_best, next_check = math.inf, 0, 1 / _CHECKS
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
+    file = FitFile(checkpoint, _identity(model, movies, config, precision))
+    if (counters := file.restore(average, optimizer, generator)) is not None:
+        best, since_best, next_check = counters["best"], counters["since_best"], counters["next"]
+        elapsed, step, skipped = counters["elapsed"], counters["step"], counters["skipped"]
+        schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
     try:
         while True:
             started = time.perf_counter()
@@ -299,6 +265,18 @@ def training_steps(
                     schedule.wind_down(fraction)
             elapsed += time.perf_counter() - started
             fraction = schedule.fraction(step, elapsed)
+            if math.isfinite(best) and file.due(elapsed):
+                counters = {
+                    "step": step,
+                    "skipped": skipped,
+                    "elapsed": elapsed,
+                    "best": best,
+                    "since_best": since_best,
+                    "next": next_check,
+                    "end": schedule.end,
+                    "decay_from": schedule.decay_from,
+                }
+                file.save(counters, average, optimizer, generator)
             yield TrainingStep(
                 step=step,
                 loss=float(loss.detach()),
@@ -310,6 +288,7 @@ def training_steps(
                 skipped=skipped,
             )
             if fraction >= 1:
+                file.remove()
                 return
     finally:
         average.swap()

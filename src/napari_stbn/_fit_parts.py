@@ -1,0 +1,177 @@
+"""Parts of a fit: how far it is, the average of its weights, and its state in a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ._model_file import ModelFile, read_model_file, write_model_file
+from .network import STBN
+
+__all__ = ["Average", "FitFile", "Schedule"]
+
+_WARM_UP = 30  # steps in which the learning rate rises
+_LAST_RATE = 0.02  # of the learning rate, at the end
+_SAVE_EVERY = 20.0  # seconds of work between two states in the file
+
+
+class Limits(Protocol):
+    """What the schedule needs of a training configuration."""
+
+    @property
+    def max_steps(self) -> int: ...
+    @property
+    def time_budget(self) -> float | None: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def decay_from(self) -> float: ...
+
+
+class Average:
+    """Average of the weights over about the last `window` part of the steps, whenever it ends."""
+
+    def __init__(self, model: STBN, window: float) -> None:
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.values = [p.detach().clone() for p in self.parameters]
+        self._power = 1 / max(window, 1e-6)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after step number `step` (from 1) in."""
+        torch._foreach_lerp_(
+            self.values, self.parameters, min(1.0, (self._power + 1) / (self._power + step))
+        )
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the model's weights and the average."""
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            kept = parameter.detach().clone()
+            parameter.copy_(value)
+            value.copy_(kept)
+
+
+class Schedule:
+    """How far the fit is, by steps or by seconds, and the learning rate there."""
+
+    def __init__(self, config: Limits) -> None:
+        self.config = config
+        self.end: float | None = None  # set when the fit winds down early
+        self.decay_from = config.decay_from
+
+    def fraction(self, step: int, elapsed: float) -> float:
+        """Part of the fit that is done."""
+        done = step / self.config.max_steps
+        if self.config.time_budget is not None:
+            done = max(done, elapsed / self.config.time_budget)
+        return min(1.0, done if self.end is None else done / self.end)
+
+    def wind_down(self, fraction: float) -> None:
+        """End the fit after a short decay of the learning rate, unless it already decays."""
+        if self.end is None and fraction < self.decay_from + 0.2:
+            self.end = min(1.0, 1.4 * fraction)
+            self.decay_from = fraction / self.end
+
+    def learning_rate(self, step: int, fraction: float) -> float:
+        """Rise, plateau, cosine."""
+        rate = self.config.learning_rate * min(1.0, (step + 1) / _WARM_UP)
+        return rate * (_LAST_RATE + (1 - _LAST_RATE) * self.decay(fraction))
+
+    def decay(self, fraction: float) -> float:
+        """1 on the plateau, then a cosine to 0."""
+        late = max(0.0, (fraction - self.decay_from) / max(1 - self.decay_from, 1e-6))
+        return 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
+
+
+class FitFile:
+    """The state of a fit in a file, from which it goes on after a crash.
+
+    Parameters
+    ----------
+    path : Path or None
+        None keeps no file.
+    identity : dict
+        Plain values that say which fit it is: network, schedule, movies. Only that one goes on.
+    """
+
+    def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
+        self.path, self.identity = path, identity
+        self._saved_at = 0.0
+
+    def due(self, elapsed: float) -> bool:
+        """Whether the state should be written after so many seconds of work."""
+        return self.path is not None and elapsed - self._saved_at >= _SAVE_EVERY
+
+    def save(
+        self,
+        counters: dict[str, Any],
+        average: Average,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> None:
+        """Write everything that the next step depends on, whole or not at all."""
+        if self.path is None:
+            return
+        tensors = {f"weight.{i}": p for i, p in enumerate(average.parameters)}
+        tensors |= {f"average.{i}": value for i, value in enumerate(average.values)}
+        for i, parameter in enumerate(average.parameters):
+            tensors |= {f"adam.{i}.{k}": v for k, v in optimizer.state[parameter].items()}
+        tensors["generator"] = generator.get_state()
+        plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        header = {"fit": self.identity, "counters": counters}
+        write_model_file(self.path, ModelFile(header, plain), overwrite=True)
+        self._saved_at = float(counters["elapsed"])
+
+    def restore(
+        self,
+        average: Average,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> dict[str, Any] | None:
+        """Put a saved state back; its counters, or None where there is no file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or belongs to another fit.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        file = read_model_file(self.path)
+        if file.header.get("fit") != self.identity:
+            raise ValueError(
+                f"{self.path.name} is the state of another fit (other movie, network or settings); "
+                "choose another name, or delete it to start anew"
+            )
+        _copy(average.parameters, file, "weight")
+        _copy(average.values, file, "average")
+        for i, parameter in enumerate(average.parameters):
+            state: dict[str, Tensor] = {}
+            prefix = f"adam.{i}."
+            for name in (n for n in file.weights if n.startswith(prefix)):
+                value = file.weights[name]
+                empty = torch.zeros_like(parameter) if value.ndim else torch.zeros(())
+                state[name.removeprefix(prefix)] = empty.detach().copy_(value)
+            optimizer.state[parameter] = state
+        generator.set_state(file.weights["generator"])
+        counters: dict[str, Any] = file.header["counters"]
+        self._saved_at = float(counters["elapsed"])
+        return counters
+
+    def remove(self) -> None:
+        """Delete the file of a fit that is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _copy(targets: Iterable[Tensor], file: ModelFile, kind: str) -> None:
+    """Fill tensors from a file, keeping their memory order and device."""
+    for i, target in enumerate(targets):
+        target.copy_(file.weights[f"{kind}.{i}"])
