@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import fields, replace
@@ -205,6 +206,8 @@ def _progress(steps: Generator[Progress, None, Any]) -> Any:
                 bar = tqdm(
                     total=1.0,
                     desc=phase,
+                    mininterval=0.1 if sys.stderr.isatty() else 10.0,
+                    miniters=0,
                     bar_format="{desc:8}{percentage:3.0f}%|{bar:30}| {elapsed} {postfix}",
                 )
             bar.update(min(1.0, progress.fraction) - bar.n)
@@ -212,7 +215,8 @@ def _progress(steps: Generator[Progress, None, Any]) -> Any:
                 shown = time.perf_counter()
                 step = progress.step
                 bar.set_postfix_str(
-                    f"step {step.step} loss {step.loss:.4f} {step.remaining:.0f} s left"
+                    f"step {step.step} loss {step.loss:.4f} {step.remaining:.0f} s left",
+                    refresh=False,
                 )
     finally:
         if bar is not None:

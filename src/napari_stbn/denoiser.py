@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ._model_file import ModelFile, read_model_file, write_model_file
-from .devices import free_memory, resolve_device
+from ._saved_model import SavedModel
+from ._stack_inference import Movies, denoise_prepared
+from .devices import resolve_device
 from .estimates import check_training_memory
 from .flow import FLOW_METHODS, FlowMethod
-from .inference import DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN, STBNConfig
-from .noise import noise_from_dict
 from .precision import Precision, choose_precision
-from .preparation import Index, KnownNoise, NoiseChoice, PreparedStack, prepare_stack
+from .preparation import KnownNoise, NoiseChoice, PreparedStack, prepare_stack
 from .presets import PRESETS, PresetName, choose_preset
 from .prior import Units
 from .result import (
@@ -29,7 +28,6 @@ from .result import (
     Progress,
     describe_stack,
     gather_flow,
-    keep_blank_frames,
     versions,
 )
 from .stack import IntensityScaling, Stack
@@ -37,7 +35,6 @@ from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_st
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "denoise"]
 
-_MEMORY_SHARE = 0.6  # of what is free, for one run
 _LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
 
 
@@ -282,29 +279,14 @@ class Denoiser:
                 f"this stack has {stack.n_channels}"
             )
         prepared = yield from self._prepare(stack, joint, started)
-        means: dict[Index, NDArray[np.float32]] = {}
-        stds: dict[Index, NDArray[np.float32]] = {}
-        for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
-            budget = int(_MEMORY_SHARE * free_memory(self.device))
-            windows: list[DenoisedWindow] = []
-            plan = plan_inference(self.model, movie.shape, budget)
-            for piece in denoise_frames(self.model, movie, plan):
-                if isinstance(piece, DenoisedWindow):
-                    windows.append(piece)
-                    continue
-                yield Progress(
-                    "denoise",
-                    (number + piece) / len(prepared.movies),
-                    time.perf_counter() - started,
-                )
-            mean = np.concatenate([w.mean.numpy() for w in windows])  # (T, C, Y, X)
-            for c in range(mean.shape[1]):
-                means[channel + c, plane] = mean[:, c]
-            if windows[0].std is not None:
-                std = np.concatenate([w.std.numpy() for w in windows if w.std is not None])
-                for c in range(std.shape[1]):
-                    stds[channel + c, plane] = std[:, c]
-            keep_blank_frames(stack, movie, (channel, plane), means, stds)
+        steps = denoise_prepared(self.model, prepared)
+        while True:
+            try:
+                fraction = next(steps)
+            except StopIteration as stop:
+                means, stds = cast("tuple[Movies, Movies]", stop.value)
+                break
+            yield Progress("denoise", fraction, time.perf_counter() - started)
         denoised = stack.assemble(means, np.float32)
         to_previous, to_next = gather_flow(prepared)
         return DenoiseResult(
@@ -361,20 +343,16 @@ class Denoiser:
         """
         if self.model is None:
             raise RuntimeError("there is no model to save: call fit() first")
-        header = {
-            "network": asdict(self.model.config),
-            "preset": self.preset,
-            "flow": self.flow,
-            "seed": self.seed,
-            "steps": len(self.history),
-            "noise": {c: None if n is None else n.to_dict() for c, n in self.channel_noise.items()},
-            "scaling": {c: asdict(s) for c, s in self.channel_scaling.items()},
-        }
-        weights = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.model.state_dict().items()
-        }
-        return write_model_file(Path(path), ModelFile(header, weights), overwrite=overwrite)
+        saved = SavedModel(
+            model=self.model,
+            preset=self.preset,
+            flow=self.flow,
+            seed=self.seed,
+            steps=len(self.history),
+            noise=self.channel_noise,
+            scaling=self.channel_scaling,
+        )
+        return saved.write(Path(path), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "auto") -> Denoiser:
@@ -398,33 +376,22 @@ class Denoiser:
         ValueError
             If it is not a model of ours, damaged, or from a newer version.
         """
-        file = read_model_file(Path(path))
-        header = file.header
         resolve_device(device)  # a wrong name is not the file's fault
+        saved = SavedModel.read(Path(path))
         try:
-            config = STBNConfig(**header["network"])
-            noise = {
-                int(c): None if n is None else noise_from_dict(n)
-                for c, n in header["noise"].items()
-            }
-            scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
-            if noise.keys() != scaling.keys():
-                raise ValueError("noise and scaling are of different channels")
             denoiser = cls(
-                header["preset"],
+                cast("PresetName", saved.preset),
                 device=device,
-                seed=header["seed"],
-                flow=header["flow"],
-                network=config,
+                seed=saved.seed,
+                flow=cast("FlowMethod", saved.flow),
+                network=saved.model.config,
             )
-            model = STBN(config)
-            model.load_state_dict(file.weights)
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{Path(path).name} is damaged or was changed by hand: {error}"
             ) from error
-        denoiser.model = model.place(denoiser.device).eval()
-        denoiser.channel_noise, denoiser.channel_scaling = noise, scaling
+        denoiser.model = saved.model.place(denoiser.device).eval()
+        denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from .noise import GaussianNoise, PoissonGaussianNoise
-from .preparation import Index, PreparedMovie, PreparedStack
+from .preparation import PreparedStack
 from .stack import Stack
 from .training import TrainingStep
 
@@ -21,7 +21,6 @@ __all__ = [
     "Progress",
     "describe_stack",
     "gather_flow",
-    "keep_blank_frames",
     "versions",
 ]
 
@@ -75,26 +74,6 @@ class DenoiseResult:
     noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
     stack: Stack
     report: dict[str, Any] = field(default_factory=dict)
-
-
-def keep_blank_frames(
-    stack: Stack,
-    movie: PreparedMovie,
-    key: Index,
-    means: dict[Index, NDArray[np.float32]],
-    stds: dict[Index, NDArray[np.float32]],
-) -> None:
-    """Return frames that hold no measurement as they came.
-
-    What lies between their neighbours would be invented.
-    """
-    blank = (~movie.valid.flatten(1).any(1)).nonzero().flatten().tolist()
-    for t in blank:
-        for c in range(movie.inputs.shape[1]):
-            index = (key[0] + c, key[1])
-            means[index][t] = stack.movie(*index, frames=slice(t, t + 1))[0]
-            if index in stds:
-                stds[index][t] = np.nan
 
 
 def gather_flow(

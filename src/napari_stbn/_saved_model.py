@@ -1,0 +1,90 @@
+"""A fitted model as it lies in a file: weights, and what is needed to use them again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ._model_file import ModelFile, read_model_file, write_model_file
+from .network import STBN, STBNConfig
+from .noise import noise_from_dict
+from .preparation import KnownNoise
+from .stack import IntensityScaling
+
+__all__ = ["SavedModel"]
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A fitted network with the noise and scaling of the channels it was fitted to.
+
+    Attributes
+    ----------
+    model : STBN
+    preset, flow : str
+        As in `napari_stbn.Denoiser`.
+    seed, steps : int
+        Of the fit.
+    noise : dict of int to noise model or None
+        Of each channel.
+    scaling : dict of int to IntensityScaling
+        Of each channel.
+    """
+
+    model: STBN
+    preset: str
+    flow: str
+    seed: int
+    steps: int
+    noise: dict[int, KnownNoise]
+    scaling: dict[int, IntensityScaling]
+
+    def write(self, path: Path, *, overwrite: bool) -> Path:
+        """Write to a file, whole or not at all; errors are those of `write_model_file`."""
+        header = {
+            "network": asdict(self.model.config),
+            "preset": self.preset,
+            "flow": self.flow,
+            "seed": self.seed,
+            "steps": self.steps,
+            "noise": {c: None if n is None else n.to_dict() for c, n in self.noise.items()},
+            "scaling": {c: asdict(s) for c, s in self.scaling.items()},
+        }
+        state = self.model.state_dict().items()
+        weights = {name: value.detach().cpu().contiguous() for name, value in state}
+        return write_model_file(path, ModelFile(header, weights), overwrite=overwrite)
+
+    @classmethod
+    def read(cls, path: Path) -> SavedModel:
+        """Read from a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a model of ours, damaged, or from a newer version.
+        """
+        file = read_model_file(path)
+        header = file.header
+        try:
+            model = STBN(STBNConfig(**header["network"]))
+            model.load_state_dict(file.weights)
+            noise = {
+                int(c): None if n is None else noise_from_dict(n)
+                for c, n in header["noise"].items()
+            }
+            scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            if noise.keys() != scaling.keys():
+                raise ValueError("noise and scaling are of different channels")
+            return cls(
+                model=model,
+                preset=header["preset"],
+                flow=header["flow"],
+                seed=int(header["seed"]),
+                steps=int(header["steps"]),
+                noise=noise,
+                scaling=scaling,
+            )
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error
