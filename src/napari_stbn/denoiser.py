@@ -112,6 +112,7 @@ class Denoiser:
         self.channel_scaling: dict[int, IntensityScaling] = {}
         self.history: list[TrainingStep] = []
         self._prepared: PreparedStack | None = None
+        self._fitted_in: Precision | None = None
 
     def fit(
         self,
@@ -210,9 +211,10 @@ class Denoiser:
             torch.manual_seed(self.seed)
             model = STBN(config)
         self.model = model = model.place(self.device)
-        precision = (
-            choose_precision(config, self.device) if self.precision == "auto" else self.precision
-        )
+        precision = self.precision
+        if precision == "auto":
+            precision = choose_precision(config, self.device)
+        self._fitted_in = precision
         generator = torch.Generator().manual_seed(self.seed)
         steps = training_steps(
             self.model,
@@ -412,6 +414,7 @@ class Denoiser:
             "seed": self.seed,
             "flow": self.flow,
             "steps": last.step if last else 0,
+            "precision": self._fitted_in,
             "skipped_steps": last.skipped if last else 0,
             "fit_seconds": round(last.elapsed, 2) if last else 0.0,
             "denoise_seconds": round(seconds, 2),

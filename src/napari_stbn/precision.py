@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Literal
@@ -26,7 +27,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 @lru_cache(maxsize=16)
 def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
-    """Try a step in bfloat16 beside float32 and take it when it is faster and its gradients agree.
+    """Try a step in bfloat16 beside float32; take it where it is fast and its gradients agree.
 
     Parameters
     ----------
@@ -41,9 +42,11 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
 
     Notes
     -----
-    The comparison is needed: on some CPUs (torch 2.13, AVX512_BF16) the weight gradient of a
-    channels-last 3x3 convolution with dilation 2 is not finite at 20, 24 and 40 channels and right
-    at others.
+    A CPU is asked whether it computes in bfloat16 at all, and not timed: another program at work
+    would change the answer, and with it the numbers of a seed. Other devices are timed.
+    The comparison of gradients is needed: on some CPUs (torch 2.13, AVX512_BF16) the weight
+    gradient of a channels-last 3x3 convolution with dilation 2 is not finite at 20, 24 and 40
+    channels and right at others.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -78,4 +81,16 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
         seconds["float32"],
         difference,
     )
-    return "bfloat16" if right and seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
+    fast = _computes_bfloat16() if device.type == "cpu" else _faster(seconds)
+    return "bfloat16" if right and fast else "float32"
+
+
+def _computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; older torch versions may not know."""
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, question, bool)()) for question in questions)
+
+
+def _faster(seconds: Mapping[str, float]) -> bool:
+    """Whether bfloat16 gained at least a tenth."""
+    return seconds["bfloat16"] < 0.9 * seconds["float32"]
