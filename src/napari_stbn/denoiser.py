@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ._generators import last, relay
 from ._saved_model import SavedModel
-from ._stack_inference import Movies, denoise_prepared
+from ._stack_inference import denoise_prepared
 from .devices import resolve_device
 from .estimates import check_training_memory
 from .flow import FLOW_METHODS, FlowMethod
@@ -255,13 +256,7 @@ class Denoiser:
         MemoryError
             If it would not fit into the free memory.
         """
-        steps = self.denoise_steps(data, axes=axes)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                result: DenoiseResult = stop.value
-                return result
+        return last(self.denoise_steps(data, axes=axes))
 
     def denoise_steps(
         self, data: Stack | ArrayLike, *, axes: str | None = None
@@ -281,14 +276,10 @@ class Denoiser:
                 f"this stack has {stack.n_channels}"
             )
         prepared = yield from self._prepare(stack, joint, started)
-        steps = denoise_prepared(self.model, prepared)
-        while True:
-            try:
-                fraction = next(steps)
-            except StopIteration as stop:
-                means, stds = cast("tuple[Movies, Movies]", stop.value)
-                break
-            yield Progress("denoise", fraction, time.perf_counter() - started)
+        means, stds = yield from relay(
+            denoise_prepared(self.model, prepared),
+            lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
+        )
         denoised = stack.assemble(means, np.float32)
         to_previous, to_next = gather_flow(prepared)
         return DenoiseResult(
@@ -436,15 +427,12 @@ class Denoiser:
             known_noise=self.channel_noise,
             known_scaling=self.channel_scaling,
         )
-        while True:
-            try:
-                phase, fraction = next(steps)
-            except StopIteration as stop:
-                prepared: PreparedStack = stop.value
-                self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
-                self._prepared = prepared
-                return prepared
-            yield Progress(phase, fraction, time.perf_counter() - started)
+        prepared = yield from relay(
+            steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)
+        )
+        self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
+        self._prepared = prepared
+        return prepared
 
 
 def denoise(
