@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 ArrayT = TypeVar("ArrayT")
 
 
-class Fusion:
+class Fusion(ABC):
     """Likelihood and posterior shared by all models; both need the variance law alone."""
 
+    @abstractmethod
     def variance(self, mean: ArrayT) -> ArrayT:
-        raise NotImplementedError
+        """Variance of the noise at a mean [counts^2]."""
 
     def log_likelihood(self, y: ArrayT, prior_mean: ArrayT, prior_variance: ArrayT) -> ArrayT:
         """Return log N(y; prior_mean, prior_variance + variance(prior_mean)) for each pixel.

@@ -18,12 +18,11 @@ from .training import TrainingConfig
 
 __all__ = ["RunEstimate", "check_training_memory", "estimate_run", "prepared_bytes", "step_bytes"]
 
-_BYTES_A_PIXEL = (
-    30  # of a prepared movie: intensities, inputs, mask and two flows, and the fit's own mask
-)
-_MAPS_A_STEP = (
-    40  # feature maps (width x pixels) alive in a step beside those of the blocks, measured
-)
+# Of a prepared movie: intensities, inputs, mask, two flows, and the fit's own mask.
+_BYTES_A_PIXEL = 30
+# Feature maps (width x pixels) alive in a step, beside those of the blocks; set to the peak
+# resident memory of steps on the CPU, for three sizes of network.
+_MAPS_A_STEP = 60
 _MAPS_A_BLOCK = 3
 _PROBE = (4, 64, 64)  # frames, rows, columns of the clip that times the network
 
