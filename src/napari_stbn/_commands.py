@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Generator
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from .estimates import estimate_run
 from .io import check_writable, read, write
 from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
-from .presets import PRESETS
 from .result import DenoiseResult, Progress
 from .samples import simulate
+from .settings import RunSettings, read_report
 from .stack import Stack, cast_like, inspect_movie
 from .training import TrainingConfig
 
 __all__ = ["OWN_OPTIONS", "demo", "denoise", "info"]
 
-OWN_OPTIONS = ("max_steps", "time_budget")  # fields of TrainingConfig with an option of their own
+# Fields of TrainingConfig with an option of their own.
+OWN_OPTIONS = ("max_steps", "time_budget", "pace")
 
 
 def denoise(options: argparse.Namespace) -> None:
@@ -40,15 +41,17 @@ def denoise(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} exists; choose another name or pass --force")
-    denoiser = _denoiser(options)
+    settings = _settings(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)
+    else:
+        denoiser = settings.denoiser()
     if options.uncertainty is not None and not denoiser.has_uncertainty:
         raise ValueError(
             "there is no uncertainty without a noise model; leave out --uncertainty or --noise none"
         )
     if options.model is None:
-        _fit(denoiser, stack, options)
+        _progress(settings.fit_steps(denoiser, stack, checkpoint=options.checkpoint))
     result = _progress(denoiser.denoise_steps(stack))
     denoised = result.stack
     if options.keep_dtype:
@@ -81,8 +84,9 @@ def demo(options: argparse.Namespace) -> None:
         f"simulated movie: {_shape(stack)}, "
         f"{movie.photons.max():.0f} photons at the brightest pixel"
     )
-    denoiser = _denoiser(options)
-    _fit(denoiser, stack, options)
+    settings = _settings(options)
+    denoiser = settings.denoiser()
+    _progress(settings.fit_steps(denoiser, stack))
     result = _progress(denoiser.denoise_steps(stack))
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in (
@@ -149,40 +153,20 @@ def _read(options: argparse.Namespace) -> Stack:
     return stack
 
 
-def _denoiser(options: argparse.Namespace) -> Denoiser:
-    """A denoiser with the options' parameters."""
-    return Denoiser(
-        options.preset,
-        device=options.device,
-        seed=options.seed,
-        noise=options.noise,
-        flow=options.flow,
-        channels=options.channels,
-    )
-
-
-def _fit(denoiser: Denoiser, stack: Stack, options: argparse.Namespace) -> None:
-    """Fit with a progress bar."""
+def _settings(options: argparse.Namespace) -> RunSettings:
+    """The options as settings of a run."""
+    names = [row.name for row in fields(RunSettings) if row.name != "training"]
+    chosen = {name: getattr(options, name) for name in names}
     given = {
         row.name: getattr(options, row.name)
         for row in fields(TrainingConfig)
         if row.name not in OWN_OPTIONS
     }
-    training = replace(
-        PRESETS[denoiser.preset].training, **{k: v for k, v in given.items() if v is not None}
-    )
-    budget = options.time_budget
-    if options.max_steps is not None and budget == 60.0 and options.run is demo:
-        budget = None  # the demo's default budget gives way to a number of steps
-    _progress(
-        denoiser.fit_steps(
-            stack,
-            time_budget=budget,
-            max_steps=options.max_steps,
-            training=training,
-            checkpoint=getattr(options, "checkpoint", None),
-        )
-    )
+    chosen["training"] = {name: value for name, value in given.items() if value is not None}
+    if options.max_steps is not None and options.time_budget == 60.0 and options.run is demo:
+        chosen["time_budget"] = None  # the demo's default gives way to a number of steps
+    settings = RunSettings(**chosen)
+    return settings if options.pace is None else settings.repeating(read_report(options.pace))
 
 
 def _progress(steps: Generator[Progress, None, Any]) -> Any:

@@ -13,11 +13,14 @@ from torch import Tensor
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 
-__all__ = ["Average", "FitFile", "Schedule"]
+__all__ = ["CHECKS", "Average", "FitFile", "Knot", "Schedule"]
+
+Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
 _WARM_UP = 30  # steps in which the learning rate rises
 _LAST_RATE = 0.02  # of the learning rate, at the end
 _SAVE_EVERY = 20.0  # seconds of work between two states in the file
+CHECKS = 24  # evaluations of the held-out blocks in a full fit
 
 
 class Limits(Protocol):
@@ -31,6 +34,8 @@ class Limits(Protocol):
     def learning_rate(self) -> float: ...
     @property
     def decay_from(self) -> float: ...
+    @property
+    def pace(self) -> tuple[Knot, ...] | None: ...
 
 
 class Average:
@@ -58,19 +63,49 @@ class Average:
 
 
 class Schedule:
-    """How far the fit is, by steps or by seconds, and the learning rate there."""
+    """How far the fit is, and the learning rate there.
+
+    Everything that changes the weights depends on the number of steps alone, also under a time
+    budget: there the steps that the rest of the budget will hold are predicted again and again, and
+    between two predictions (knots) each step counts the same. With the knots a fit can be repeated.
+    """
 
     def __init__(self, config: Limits) -> None:
         self.config = config
         self.end: float | None = None  # set when the fit winds down early
         self.decay_from = config.decay_from
+        self.knots: list[Knot] = list(config.pace or [(0, 0.0, 1 / config.max_steps)])
+        self._last = (0, 0.0)  # step and elapsed seconds at the last knot
 
-    def fraction(self, step: int, elapsed: float) -> float:
+    def fraction(self, step: int) -> float:
         """Part of the fit that is done."""
-        done = step / self.config.max_steps
-        if self.config.time_budget is not None:
-            done = max(done, elapsed / self.config.time_budget)
+        if step >= self.config.max_steps:
+            return 1.0
+        done = self._done(step)
         return min(1.0, done if self.end is None else done / self.end)
+
+    def _done(self, step: int) -> float:
+        """Part of the full fit, whether it winds down early or not."""
+        for at, done, each in reversed(self.knots):
+            if at <= step:
+                return done + (step - at) * each
+        return 0.0
+
+    def follow(self, step: int, elapsed: float) -> None:
+        """Under a time budget: predict anew how many steps its rest will hold."""
+        budget = self.config.time_budget
+        steps, seconds = step - self._last[0], elapsed - self._last[1]
+        if budget is None or self.config.pace is not None or seconds < budget / CHECKS:
+            return
+        done = min(1.0, max(self._done(step), elapsed / budget))
+        left = steps / seconds * (budget - elapsed)
+        left = max(1.0, min(left, self.config.max_steps - step))
+        self.knots.append((step, done, (1 - done) / left))
+        self._last = (step, elapsed)
+
+    def resume(self, step: int, elapsed: float) -> None:
+        """Measure the speed from here on."""
+        self._last = (step, elapsed)
 
     def wind_down(self, fraction: float) -> None:
         """End the fit after a short decay of the learning rate, unless it already decays."""

@@ -9,11 +9,13 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, Literal
 
 from ._commands import OWN_OPTIONS, demo, denoise, info
-from .flow import FLOW_METHODS
 from .noise import GaussianNoise, PoissonGaussianNoise
+from .preparation import NoiseChoice
 from .presets import PRESETS
+from .settings import RunSettings
 from .training import TrainingConfig
 
 __all__ = ["main"]
@@ -77,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--model", type=Path, help="denoise with this saved model instead of fitting"
     )
+    command.add_argument(
+        "--checkpoint", type=Path, help="keep the state of the fit here; go on from it if it exists"
+    )
     command.add_argument("--save-model", type=Path, help="keep the fitted model in this file")
     command.add_argument(
         "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
@@ -120,30 +125,16 @@ def _add_input_options(command: argparse.ArgumentParser) -> None:
 
 def _add_fit_options(command: argparse.ArgumentParser) -> None:
     """How to fit; the advanced options are the fields of TrainingConfig."""
+    hints = typing.get_type_hints(RunSettings, include_extras=True)
+    for row in fields(RunSettings):
+        if row.name == "training":
+            continue
+        kind, details = typing.get_args(hints[row.name])[:2]
+        command.add_argument(
+            _option(row.name), default=row.default, help=details["tooltip"], **_kind(kind)
+        )
     command.add_argument(
-        "--preset", choices=["auto", *PRESETS], default="auto", help="network and length of the fit"
-    )
-    command.add_argument("--time-budget", type=float, help="seconds of fit at most")
-    command.add_argument("--max-steps", type=int, help="steps of the fit at most")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    command.add_argument(
-        "--seed", type=int, default=0, help="repeats a CPU run of --max-steps exactly"
-    )
-    command.add_argument(
-        "--flow", choices=FLOW_METHODS, default="dis", help="how motion is estimated"
-    )
-    command.add_argument(
-        "--noise",
-        type=_noise,
-        default="estimate",
-        help="estimate, gaussian, none, GAIN,OFFSET,READ_NOISE "
-        "(counts per photoelectron, counts, photoelectrons), or SIGMA (counts)",
-    )
-    command.add_argument(
-        "--channels",
-        choices=("auto", "separate", "joint"),
-        default="auto",
-        help="denoise channels together?",
+        "--pace", type=Path, help="repeat the fit that this report (JSON) tells of, step by step"
     )
     advanced = command.add_argument_group("advanced")
     hints = typing.get_type_hints(TrainingConfig, include_extras=True)
@@ -152,10 +143,31 @@ def _add_fit_options(command: argparse.ArgumentParser) -> None:
             continue
         kind, details = typing.get_args(hints[row.name])[:2]
         advanced.add_argument(
-            f"--{row.name.replace('_', '-')}",
+            _option(row.name),
             type=kind,
             help=f"{details['tooltip']} (the preset's when left out)",
         )
+
+
+def _option(name: str) -> str:
+    """A field's option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _kind(annotation: Any) -> dict[str, Any]:
+    """What argparse needs to know of a field's type."""
+    if annotation == NoiseChoice:
+        return {"type": _noise, "metavar": "NOISE"}
+    parts = typing.get_args(annotation)
+    words = [
+        word
+        for part in (annotation, *parts)
+        if typing.get_origin(part) is Literal
+        for word in typing.get_args(part)
+    ]
+    if words:
+        return {"choices": sorted(words, key=lambda word: word != "auto")}
+    return {"type": next((part for part in parts if part is not type(None)), annotation)}
 
 
 def _frame_range(text: str) -> slice:

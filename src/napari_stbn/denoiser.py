@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ._fit_parts import Average
 from ._generators import last, relay
 from ._saved_model import SavedModel
 from ._stack_inference import denoise_prepared
 from .devices import resolve_device
 from .estimates import check_training_memory
 from .flow import FLOW_METHODS, FlowMethod
+from .inference import denoise_frame
 from .network import STBN, STBNConfig
 from .precision import Precision, choose_precision
 from .preparation import KnownNoise, NoiseChoice, PreparedStack, prepare_stack
@@ -63,6 +65,8 @@ class Denoiser:
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Of the fit's inner layers; "auto" tries.
+    start : "fresh" or path, default "fresh"
+        Begin a fit with random weights, or with those of a saved model, whose network is then used.
 
     Raises
     ------
@@ -90,6 +94,7 @@ class Denoiser:
         channels: Literal["auto", "separate", "joint"] = "auto",
         network: STBNConfig | None = None,
         precision: Precision | Literal["auto"] = "auto",
+        start: str | PathLike[str] = "fresh",
     ) -> None:
         if preset != "auto" and preset not in PRESETS:
             raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
@@ -106,7 +111,7 @@ class Denoiser:
         self.device = resolve_device(device)
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
-        self.precision = precision
+        self.precision, self.start = precision, start
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
@@ -114,6 +119,7 @@ class Denoiser:
         self.history: list[TrainingStep] = []
         self._prepared: PreparedStack | None = None
         self._fitted_in: Precision | None = None
+        self._average: Average | None = None
 
     def fit(
         self,
@@ -191,10 +197,8 @@ class Denoiser:
         started = time.perf_counter()
         stack = _as_stack(data, axes)
         joint = self._joint(stack)
-        config = self._network or PRESETS[self.preset].network
-        config = replace(
-            config, channels=stack.n_channels if joint else 1, covariance=self.noise is not None
-        )
+        first = self._first_model(stack.n_channels if joint else 1)
+        config = first.config
         plan = training or PRESETS[self.preset].training
         if time_budget is not None or max_steps is not None:
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
@@ -208,15 +212,13 @@ class Denoiser:
                 plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
             )
             plan = replace(plan, time_budget=left)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = STBN(config)
-        self.model = model = model.place(self.device)
+        self.model = first.place(self.device)
         precision = self.precision
         if precision == "auto":
             precision = choose_precision(config, self.device)
         self._fitted_in = precision
         generator = torch.Generator().manual_seed(self.seed)
+        self._average = Average(self.model, plan.averaging)
         steps = training_steps(
             self.model,
             list(prepared.movies.values()),
@@ -224,6 +226,7 @@ class Denoiser:
             generator=generator,
             precision=precision,
             checkpoint=None if checkpoint is None else Path(checkpoint),
+            average=self._average,
         )
         try:
             for step in steps:
@@ -232,6 +235,7 @@ class Denoiser:
         finally:
             steps.close()  # puts the averaged weights in place now, not at collection
             self.model.eval()
+            self._average = None
 
     def denoise(self, data: Stack | ArrayLike, *, axes: str | None = None) -> DenoiseResult:
         """Denoise a stack with the fitted model.
@@ -291,6 +295,50 @@ class Denoiser:
             stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
             report=self._report(prepared, time.perf_counter() - started),
         )
+
+    def preview_steps(
+        self,
+        frame: int,
+        *,
+        channel: int = 0,
+        plane: int = 0,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Generator[None, None, NDArray[np.float32] | None]:
+        """Denoise one frame as well as the fit can by now: a quick look between two of its steps.
+
+        Parameters
+        ----------
+        frame, channel, plane : int
+        rows, columns : slice
+            Part of the frame [px].
+
+        Yields
+        ------
+        None
+            Several times a frame.
+
+        Returns
+        -------
+        ndarray, shape (Y', X'), float32 [user's units], or None
+            Posterior mean from the two frames before and after alone; None before the first step.
+        """
+        prepared, average, model = self._prepared, self._average, self.model
+        if prepared is None or model is None or not self.history:
+            return None
+        joint = model.config.channels > 1
+        movie = prepared.movies[0 if joint else channel, plane].crop(rows, columns)
+        look = denoise_frame(model, movie, frame)
+        if average is not None:
+            average.swap()
+        try:
+            window = yield from look
+        finally:
+            look.close()
+            if average is not None:
+                average.swap()
+        shown: NDArray[np.float32] = window.mean[0, channel if joint else 0].numpy()
+        return shown
 
     @property
     def has_uncertainty(self) -> bool:
@@ -393,6 +441,24 @@ class Denoiser:
             return "S" in stack.axes
         return self.channels == "joint" and stack.n_channels > 1
 
+    def _first_model(self, channels: int) -> STBN:
+        """The network that a fit begins with."""
+        covariance = self.noise is not None
+        if self.start == "fresh":
+            config = self._network or PRESETS[self.preset].network
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                return STBN(replace(config, channels=channels, covariance=covariance))
+        path = Path(self.start)
+        model = SavedModel.read(path).model
+        if (model.config.channels, model.config.covariance) != (channels, covariance):
+            raise ValueError(
+                f"a fit to {channels} channel(s) {'with' if covariance else 'without'} a noise "
+                f"model cannot start from {path.name}, which is for {model.config.channels} "
+                f"{'with' if model.config.covariance else 'without'} one; start fresh"
+            )
+        return model
+
     def _report(self, prepared: PreparedStack, seconds: float) -> dict[str, Any]:
         """What was done, in plain values."""
         last = self.history[-1] if self.history else None
@@ -408,6 +474,8 @@ class Denoiser:
             "precision": self._fitted_in,
             "skipped_steps": last.skipped if last else 0,
             "fit_seconds": round(last.elapsed, 2) if last else 0.0,
+            "start": Path(self.start).name,
+            "pace": [list(knot) for knot in last.pace] if last else [],
             "denoise_seconds": round(seconds, 2),
             "held_out_loss": [s.held_out for s in self.history if s.held_out is not None],
         }

@@ -22,11 +22,13 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._generators import relay
 from .flow.field import gather, warp_index
 from .network import STBN
 from .network.stbn import Direction, head_radius, state_radius
@@ -34,10 +36,12 @@ from .precision import Precision, autocast
 from .preparation import PreparedMovie
 from .prior import posterior, prior_mean, prior_std
 
-__all__ = ["DenoisedWindow", "InferencePlan", "denoise_frames", "plan_inference"]
+__all__ = ["DenoisedWindow", "InferencePlan", "denoise_frame", "denoise_frames", "plan_inference"]
 
 _logger = logging.getLogger(__name__)
 _SMALLEST_TILE = 32  # px
+# Side of a tile times width of the network. A person who cancels waits for one tile at most.
+_CPU_TILE_WIDTH = 512 * 16
 Shift = tuple[int, int]
 # The patches of the spatial expansion give its output a faint pattern of period 4, locked to their
 # origin. Only whether a pixel lies in the first or second pair of a patch matters, so that the mean
@@ -140,6 +144,8 @@ def plan_inference(
         )
 
     largest = 4 * math.ceil(max(height, width) / 4)
+    if next(model.parameters()).device.type == "cpu":  # keep the time between two yields short
+        largest = min(largest, max(_SMALLEST_TILE, 4 * (_CPU_TILE_WIDTH // config.width // 4)))
     tiles = [largest]
     while tiles[-1] > _SMALLEST_TILE:
         tiles.append(max(_SMALLEST_TILE, 4 * math.ceil(tiles[-1] / 8)))
@@ -185,8 +191,7 @@ def denoise_frames(
     Yields
     ------
     float
-        Part of the work that is done, 0 to 1, at least once a frame, so that cancelling acts at
-        once.
+        Part of the work that is done, 0 to 1, after every tile, so that cancelling acts at once.
     DenoisedWindow
         As soon as a window is ready; together they hold every frame once.
     """
@@ -200,7 +205,7 @@ def denoise_frames(
     state: Tensor | None = None
     if len(starts) > 1:
         for t in range(runner.frames - 1, plan.window - 1, -1):
-            state = runner.step("from_future", t, state)
+            state = yield from _telling(runner.step("from_future", t, state), done / total)
             if t % plan.window == 0:
                 kept[t] = state
             done += 1
@@ -211,19 +216,67 @@ def denoise_frames(
         future: dict[int, Tensor] = {}
         state = kept.pop(stop, None)
         for t in range(stop - 1, start - 1, -1):
-            state = future[t] = runner.step("from_future", t, state)
-            yield min(1.0, done / total)
+            state = yield from _telling(runner.step("from_future", t, state), done / total)
+            future[t] = state
         priors = []
         for t in range(start, stop):
-            past = runner.step("from_past", t, past)
-            priors.append(runner.predict(past, future.pop(t)))
+            past = yield from _telling(runner.step("from_past", t, past), done / total)
+            prior = yield from _telling(runner.predict(past, future.pop(t)), done / total)
+            priors.append(prior)
             done += (total - first_pass) / runner.frames
             yield min(1.0, done / total)
         yield runner.finish(start, torch.stack(priors, 1), min(1.0, done / total))
 
 
+def denoise_frame(
+    model: STBN, movie: PreparedMovie, t: int, *, reach: int = 2, tile: int = 256
+) -> Generator[None, None, DenoisedWindow]:
+    """Denoise one frame from the few around it: a quick look, not the exact result.
+
+    Parameters
+    ----------
+    model : STBN
+    movie : PreparedMovie
+    t : int
+        The frame.
+    reach : int, default 2
+        Frames before and after it that are looked at.
+    tile : int, default 256 [px]
+
+    Yields
+    ------
+    None
+        After every tile.
+
+    Returns
+    -------
+    DenoisedWindow
+        Of that frame alone. Patches have one origin instead of four.
+    """
+    runner = _Runner(model, movie, InferencePlan(1, tile, 0), "float32", PATCH_ORIGINS[:1])
+    past = future = None
+    for s in range(max(0, t - reach), t + 1):
+        past = yield from runner.step("from_past", s, past)
+    for s in range(min(runner.frames - 1, t + reach), t - 1, -1):
+        future = yield from runner.step("from_future", s, future)
+    if past is None or future is None:
+        raise IndexError(f"frame must be from 0 to {runner.frames - 1}, got {t}")
+    prior = yield from runner.predict(past, future)
+    return runner.finish(t, prior[:, None], 1.0)
+
+
+def _telling(
+    tiles: Generator[None, None, Tensor], fraction: float
+) -> Generator[float, None, Tensor]:
+    """Say how far the whole is after every tile."""
+    return relay(tiles, lambda _: min(1.0, fraction))
+
+
 class _Runner:
-    """The steps of inference on one movie, in tiles."""
+    """The steps of inference on one movie, in tiles.
+
+    Each is a generator that yields after every tile and returns the whole.
+    """
 
     def __init__(
         self,
@@ -239,8 +292,9 @@ class _Runner:
         self.device = next(model.parameters()).device
         self.frames, self.height, self.width = movie.shape
 
-    @torch.no_grad()
-    def step(self, direction: Direction, t: int, neighbour: Tensor | None) -> Tensor:
+    def step(
+        self, direction: Direction, t: int, neighbour: Tensor | None
+    ) -> Generator[None, None, Tensor]:
         """State (1, width, Y, X) at frame t from the neighbouring frame's state.
 
         Or from nothing at the end of the movie.
@@ -262,21 +316,22 @@ class _Runner:
             state_radius(self.model.config),
         )
 
-    @torch.no_grad()
-    def predict(self, past: Tensor, future: Tensor) -> Tensor:
-        """Prior (1, K, Y, X) from both states of a frame."""
-        return self._tiled(self._predict, [past, future], head_radius(self.model.config))
-
-    def _predict(self, past: Tensor, future: Tensor) -> Tensor:
-        """Prior of a tile, averaged over the origins of the patches."""
-        h, w = past.shape[-2:]
-        priors = [
-            self.model.predict(*(F.pad(state, (x, 0, y, 0)) for state in (past, future)))[
-                ..., y : y + h, x : x + w
-            ]
-            for y, x in self.origins
-        ]
+    def predict(self, past: Tensor, future: Tensor) -> Generator[None, None, Tensor]:
+        """Prior (1, K, Y, X) from both states of a frame, averaged over the patches' origins."""
+        priors = []
+        for origin in self.origins:
+            prior = yield from self._tiled(
+                partial(self._predict, origin), [past, future], head_radius(self.model.config)
+            )
+            priors.append(prior)
         return torch.stack(priors).mean(0)
+
+    def _predict(self, origin: Shift, past: Tensor, future: Tensor) -> Tensor:
+        """Prior of a tile whose patches begin at one origin."""
+        h, w = past.shape[-2:]
+        y, x = origin
+        states = (F.pad(state, (x, 0, y, 0)) for state in (past, future))
+        return self.model.predict(*states)[..., y : y + h, x : x + w]
 
     @torch.no_grad()
     def finish(self, start: int, prior: Tensor, fraction: float) -> DenoisedWindow:
@@ -299,15 +354,16 @@ class _Runner:
         frame = self.movie.inputs[t][None].to(self.device)
         return frame.contiguous(memory_format=torch.channels_last)
 
-    def _tiled(self, function: Callable[..., Tensor], inputs: list[Tensor], radius: int) -> Tensor:
+    def _tiled(
+        self, function: Callable[..., Tensor], inputs: list[Tensor], radius: int
+    ) -> Generator[None, None, Tensor]:
         """Apply a convolutional function of finite reach in tiles.
 
         Smaller tiles when memory runs out.
         """
         while True:
             try:
-                with autocast(self.device, self.precision):
-                    return self._apply(function, inputs, 4 * math.ceil(radius / 4))
+                return (yield from self._apply(function, inputs, 4 * math.ceil(radius / 4)))
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or self.tile // 2 < _SMALLEST_TILE:
                     raise
@@ -318,25 +374,27 @@ class _Runner:
                     "out of memory on %s; going on with tiles of %d pixels", self.device, self.tile
                 )
 
-    def _apply(self, function: Callable[..., Tensor], inputs: list[Tensor], halo: int) -> Tensor:
-        """One pass over the tiles. Origins are multiples of 4.
+    def _apply(
+        self, function: Callable[..., Tensor], inputs: list[Tensor], halo: int
+    ) -> Generator[None, None, Tensor]:
+        """One pass over the tiles.
 
-        As patches of the spatial expansion are.
+        Their origins are multiples of 4, as patches of the spatial expansion are.
         """
-        if self.tile >= max(self.height, self.width):
-            return function(*inputs)
-        tiles = [
-            (rows, columns)
-            for rows in _spans(self.height, self.tile, halo)
-            for columns in _spans(self.width, self.tile, halo)
-        ]
         out = inputs[0].new_empty(0)
-        for rows, columns in tiles:
-            piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
-            if out.numel() == 0:
-                out = piece.new_empty(piece.shape[0], piece.shape[1], self.height, self.width)
-                out = out.contiguous(memory_format=torch.channels_last)
-            out[:, :, rows.inner, columns.inner] = piece[:, :, rows.local, columns.local]
+        for rows in _spans(self.height, self.tile, halo):
+            for columns in _spans(self.width, self.tile, halo):
+                # Entered anew for every tile: a generator must not hold them across a yield.
+                with torch.no_grad(), autocast(self.device, self.precision):
+                    piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
+                if piece.shape[-2:] == (self.height, self.width):
+                    out = piece
+                else:
+                    if out.numel() == 0:
+                        out = piece.new_empty(*piece.shape[:2], self.height, self.width)
+                        out = out.contiguous(memory_format=torch.channels_last)
+                    out[:, :, rows.inner, columns.inner] = piece[:, :, rows.local, columns.local]
+                yield
         return out
 
 

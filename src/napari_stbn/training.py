@@ -16,7 +16,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ._fit_parts import Average, FitFile, Schedule
+from ._fit_parts import CHECKS, Average, FitFile, Knot, Schedule
 from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
@@ -27,7 +27,6 @@ __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"
 
 UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
-_CHECKS = 24  # evaluations of the held-out blocks in a full fit
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ class TrainingConfig:
         to 0 with the learning rate.
     patience
         Evaluations of the held-out blocks without gain after which the fit winds down; 0 never.
+    pace
+        Of an earlier fit with a time budget (`TrainingStep.pace`): goes through the same learning
+        rates in the same steps, and so gives the same numbers. `max_steps` is where it stopped.
     """
 
     max_steps: Annotated[int, {"min": 1, "max": 1_000_000, "tooltip": "steps at most"}] = 4000
@@ -77,6 +79,7 @@ class TrainingConfig:
         float, {"min": 0.0, "max": 1.0, "tooltip": "weight of uncertain pixels at first"}
     ] = 1.0
     patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 8
+    pace: tuple[Knot, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.batch < 1:
@@ -90,6 +93,12 @@ class TrainingConfig:
             )
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time_budget must be more than 0 seconds, got {self.time_budget}")
+        if self.pace is not None:
+            if self.time_budget is not None:
+                raise ValueError(
+                    "pace repeats the steps of an earlier fit; leave out time_budget, or pace"
+                )
+            object.__setattr__(self, "pace", tuple((int(s), f, e) for s, f, e in self.pace))
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,9 @@ class TrainingStep:
         Of this step.
     skipped
         Steps so far whose gradient was not finite; they changed nothing.
+    pace
+        (step, part of the fit done, part done by each step from there on), as far as known: with it
+        a fit with a time budget is repeated (`TrainingConfig.pace`).
     """
 
     step: int
@@ -123,6 +135,7 @@ class TrainingStep:
     fraction: float
     learning_rate: float
     skipped: int
+    pace: tuple[Knot, ...] = ()
 
 
 def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
@@ -148,7 +161,9 @@ def _identity(
     """
     return {
         "network": asdict(model.config),
-        "training": asdict(replace(config, time_budget=None)),
+        "training": asdict(replace(config, time_budget=None, pace=None)),
+        "pace": [list(knot) for knot in config.pace or ()],
+        "start": crc32(b"".join(p.detach().cpu().numpy().tobytes() for p in model.parameters())),
         "precision": precision,
         "movies": [[*m.inputs.shape, crc32(m.intensities.cpu().numpy().tobytes())] for m in movies],
     }
@@ -162,6 +177,7 @@ def training_steps(
     generator: torch.Generator,
     precision: Precision = "float32",
     checkpoint: Path | None = None,
+    average: Average | None = None,
 ) -> Generator[TrainingStep, None, None]:
     """Fit a network to noisy movies, in place.
 
@@ -181,6 +197,8 @@ def training_steps(
     checkpoint : Path, optional
         Keep the state of the fit in this file every 20 seconds of work, and go on from it where it
         exists; removed when the fit is done. On the CPU a fit that goes on gives the same numbers.
+    average : Average, optional
+        Filled with the averaged weights, for a look at them between two steps.
 
     Yields
     ------
@@ -214,19 +232,21 @@ def training_steps(
     optimizer = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
-    average = Average(model, config.averaging)
+    average = average or Average(model, config.averaging)
     schedule = Schedule(config)
-    best, since_best, next_check = math.inf, 0, 1 / _CHECKS
+    best, since_best, next_check = math.inf, 0, 1 / CHECKS
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
     file = FitFile(checkpoint, _identity(model, movies, config, precision))
     if (counters := file.restore(average, optimizer, generator)) is not None:
         best, since_best, next_check = counters["best"], counters["since_best"], counters["next"]
         elapsed, step, skipped = counters["elapsed"], counters["step"], counters["skipped"]
         schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
+        schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
+        schedule.resume(step, elapsed)
     try:
         while True:
             started = time.perf_counter()
-            fraction = schedule.fraction(step, elapsed)
+            fraction = schedule.fraction(step)
             rate = schedule.learning_rate(step, fraction)
             loss = _loss(
                 model, sampler.draw().to(device), precision, config.beta * schedule.decay(fraction)
@@ -250,10 +270,11 @@ def training_steps(
                     )
             elapsed += time.perf_counter() - started
             started = time.perf_counter()
-            fraction = schedule.fraction(step, elapsed)
+            schedule.follow(step, elapsed)
+            fraction = schedule.fraction(step)
             score = None
             if fraction >= next_check or fraction >= 1:
-                next_check = fraction + 1 / _CHECKS
+                next_check = fraction + 1 / CHECKS
                 average.swap()
                 score = _held_out_loss(model, held_out, precision)
                 average.swap()
@@ -264,7 +285,7 @@ def training_steps(
                 if config.patience and since_best >= config.patience:
                     schedule.wind_down(fraction)
             elapsed += time.perf_counter() - started
-            fraction = schedule.fraction(step, elapsed)
+            fraction = schedule.fraction(step)
             if math.isfinite(best) and file.due(elapsed):
                 counters = {
                     "step": step,
@@ -275,17 +296,20 @@ def training_steps(
                     "next": next_check,
                     "end": schedule.end,
                     "decay_from": schedule.decay_from,
+                    "knots": schedule.knots,
                 }
                 file.save(counters, average, optimizer, generator)
+            shown = max(fraction, min(1.0, elapsed / (config.time_budget or math.inf)))
             yield TrainingStep(
                 step=step,
                 loss=float(loss.detach()),
                 held_out=score,
                 elapsed=elapsed,
-                remaining=elapsed * (1 - fraction) / max(fraction, 1e-6),
-                fraction=fraction,
+                remaining=elapsed * (1 - shown) / max(shown, 1e-6),
+                fraction=shown,
                 learning_rate=rate,
                 skipped=skipped,
+                pace=tuple(schedule.knots),
             )
             if fraction >= 1:
                 file.remove()

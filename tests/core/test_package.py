@@ -18,7 +18,7 @@ import napari_stbn
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "napari_stbn"
-SCREEN = {"napari", "qtpy", "magicgui"}
+SCREEN = {"napari", "qtpy", "magicgui", "psygnal"}
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -51,7 +51,7 @@ def core_modules() -> list[str]:
 # Stands in the way of whatever would draw on a screen, as if it were not installed.
 NO_SCREEN = """
 import sys
-BLOCKED = {"napari", "qtpy", "magicgui", "superqt", "vispy", "PyQt5", "PyQt6", "PySide6"}
+BLOCKED = {"napari", "qtpy", "magicgui", "psygnal", "superqt", "vispy", "PyQt5", "PyQt6", "PySide6"}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:

@@ -1,0 +1,207 @@
+"""What a person chooses for a run, in one place for widget, scripted call and command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from .denoiser import Denoiser
+from .flow import FlowMethod
+from .noise import noise_from_dict
+from .precision import Precision
+from .preparation import KnownNoise, NoiseChoice
+from .presets import PRESETS, PresetName
+from .result import Progress
+from .stack import Stack
+from .training import TrainingConfig
+
+__all__ = ["RunSettings", "read_report"]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run. One field, one row in the widget, one option of the command line.
+
+    Attributes
+    ----------
+    preset, device, noise, flow, channels, start, seed, precision
+        As in `napari_stbn.Denoiser`.
+    time_budget
+        Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps` is
+        given.
+    max_steps
+        Steps of the fit at most.
+    training
+        Fields of `TrainingConfig` that differ from the preset's.
+
+    Raises
+    ------
+    ValueError
+        If `training` names a field that does not exist.
+
+    Examples
+    --------
+    >>> settings = RunSettings(preset="preview", max_steps=20, training={"batch": 1})
+    >>> settings.training_config().batch
+    1
+    """
+
+    preset: Annotated[
+        Literal["auto", "preview", "balanced", "best", "paper"],
+        {"label": "Preset", "tooltip": "size of the network and length of the fit"},
+    ] = "auto"
+    time_budget: Annotated[
+        float | None, {"label": "Time budget [s]", "min": 1, "tooltip": "seconds of fit at most"}
+    ] = None
+    max_steps: Annotated[
+        int | None, {"label": "Steps", "min": 1, "tooltip": "steps of the fit at most"}
+    ] = None
+    device: Annotated[str, {"label": "Device", "tooltip": "auto, cpu, cuda, cuda:N or mps"}] = (
+        "auto"
+    )
+    noise: Annotated[
+        NoiseChoice,
+        {
+            "label": "Noise",
+            "tooltip": "estimate, gaussian, none, GAIN,OFFSET,READ_NOISE (counts per "
+            "photoelectron, counts, photoelectrons), or SIGMA (counts)",
+        },
+    ] = "estimate"
+    flow: Annotated[FlowMethod, {"label": "Motion", "tooltip": "how motion is estimated"}] = "dis"
+    start: Annotated[
+        str, {"label": "Start from", "tooltip": "random weights, or those of a saved model"}
+    ] = "fresh"
+    channels: Annotated[
+        Literal["auto", "separate", "joint"],
+        {"label": "Channels", "tooltip": "denoise channels together?"},
+    ] = "auto"
+    seed: Annotated[
+        int, {"label": "Seed", "min": 0, "tooltip": "repeats a CPU run of given steps exactly"}
+    ] = 0
+    precision: Annotated[
+        Precision | Literal["auto"],
+        {"label": "Precision", "tooltip": "of the inner layers while fitting"},
+    ] = "auto"
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.training) - {row.name for row in fields(TrainingConfig)}
+        if unknown:
+            raise ValueError(
+                f"training has no {', '.join(sorted(unknown))}; choose from "
+                f"{', '.join(row.name for row in fields(TrainingConfig))}"
+            )
+
+    def denoiser(self) -> Denoiser:
+        """A denoiser with these settings; errors are those of `Denoiser`."""
+        return Denoiser(
+            self.preset,
+            device=self.device,
+            seed=self.seed,
+            noise=self.noise,
+            flow=self.flow,
+            channels=self.channels,
+            precision=self.precision,
+            start=self.start,
+        )
+
+    def training_config(self, preset: PresetName | None = None) -> TrainingConfig:
+        """The fit: the preset's, changed by `training`, `time_budget` and `max_steps`.
+
+        Parameters
+        ----------
+        preset : str, optional
+            What "auto" stands for; "balanced" when None.
+        """
+        chosen = preset or ("balanced" if self.preset == "auto" else self.preset)
+        config = replace(PRESETS[chosen].training, **{"pace": None, **self.training})
+        return replace(config, time_budget=None) if config.pace is not None else config
+
+    def fit_steps(
+        self,
+        denoiser: Denoiser,
+        stack: Stack,
+        *,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Generator[Progress, None, None]:
+        """`Denoiser.fit_steps` of a denoiser made by `denoiser`, with these settings."""
+        paced = self.training.get("pace") is not None
+        return denoiser.fit_steps(
+            stack,
+            time_budget=None if paced else self.time_budget,
+            max_steps=self.max_steps,
+            training=self.training_config(denoiser.preset),
+            checkpoint=checkpoint,
+        )
+
+    def repeating(self, report: Mapping[str, Any]) -> RunSettings:
+        """The same settings, but a fit that goes exactly as the one that a report tells of.
+
+        Parameters
+        ----------
+        report : mapping
+            `DenoiseResult.report`, or what was read from its file.
+
+        Raises
+        ------
+        ValueError
+            If the report does not tell of a fit.
+        """
+        try:
+            pace, steps = report["pace"], int(report["steps"])
+            training = {**self.training, "pace": pace, "time_budget": None}
+            repeated = replace(self, training=training, max_steps=steps, time_budget=None)
+            repeated.training_config()
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "this report tells of no fit that could be repeated: it needs steps and pace"
+            ) from error
+        return repeated
+
+    def to_json(self) -> str:
+        """These settings as a line of JSON."""
+        values = {row.name: getattr(self, row.name) for row in fields(self)}
+        noise: NoiseChoice = self.noise
+        if noise is not None and not isinstance(noise, str):
+            values["noise"] = noise.to_dict()
+        return json.dumps({**values, "training": dict(self.training)})
+
+    @classmethod
+    def from_json(cls, text: str) -> RunSettings:
+        """Settings from a line of JSON; what this version does not know is left out.
+
+        Raises
+        ------
+        ValueError
+            If it is not JSON of settings.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"settings must be a JSON object, got {text!r}")
+        known = {row.name for row in fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
+        if isinstance(values.get("noise"), dict):
+            noise: KnownNoise = noise_from_dict(values["noise"])
+            values["noise"] = noise
+        return cls(**values)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report that was written as JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is not one.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are kinds of it
+        raise ValueError(f"{path.name} is not a report in JSON: {error}") from error
+    if not isinstance(report, dict):
+        raise ValueError(f"{path.name} is not a report: expected a JSON object")
+    return report
