@@ -18,12 +18,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._napari.scripting import denoise_layer, start_denoising
     from .denoiser import Denoiser, DenoiseResult, denoise
     from .flow import estimate_flow
     from .io import read, write
     from .network import STBN, STBNConfig
     from .noise import GaussianNoise, PoissonGaussianNoise
     from .samples import simulate
+    from .settings import RunSettings
     from .stack import Stack
     from .training import TrainingConfig
 
@@ -35,14 +37,17 @@ __all__ = [
     "Denoiser",
     "GaussianNoise",
     "PoissonGaussianNoise",
+    "RunSettings",
     "STBNConfig",
     "Stack",
     "TrainingConfig",
     "__version__",
     "denoise",
+    "denoise_layer",
     "estimate_flow",
     "read",
     "simulate",
+    "start_denoising",
     "write",
 ]
 
@@ -51,7 +56,9 @@ _MODULE_OF = {
     "STBNConfig": "network",
     "DenoiseResult": "denoiser",
     "Denoiser": "denoiser",
+    "RunSettings": "settings",
     "denoise": "denoiser",
+    "denoise_layer": "_napari.scripting",
     "GaussianNoise": "noise",
     "PoissonGaussianNoise": "noise",
     "Stack": "stack",
@@ -59,6 +66,7 @@ _MODULE_OF = {
     "estimate_flow": "flow",
     "read": "io",
     "simulate": "samples",
+    "start_denoising": "_napari.scripting",
     "write": "io",
 }
 

@@ -19,6 +19,7 @@ from .estimates import estimate_run
 from .io import check_writable, read, write
 from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
+from .report import PAGES, write_report
 from .result import DenoiseResult, Progress
 from .samples import simulate
 from .settings import RunSettings, read_report
@@ -62,7 +63,10 @@ def denoise(options: argparse.Namespace) -> None:
     if result.uncertainty is not None and options.uncertainty is not None:
         write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
     if options.report is not None:
-        options.report.write_text(json.dumps(result.report, indent=1) + "\n", encoding="utf-8")
+        if options.report.suffix.lower() in PAGES:
+            write_report(options.report, result, stack, denoiser.history, overwrite=options.force)
+        else:
+            options.report.write_text(json.dumps(result.report, indent=1) + "\n", encoding="utf-8")
     for note in result.report["notes"]:
         print(f"note: {note}")
     print(

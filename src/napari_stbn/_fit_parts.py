@@ -13,14 +13,14 @@ from torch import Tensor
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 
-__all__ = ["CHECKS", "Average", "FitFile", "Knot", "Schedule"]
+__all__ = ["Average", "FitFile", "Knot", "Schedule"]
 
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
 _WARM_UP = 30  # steps in which the learning rate rises
 _LAST_RATE = 0.02  # of the learning rate, at the end
 _SAVE_EVERY = 20.0  # seconds of work between two states in the file
-CHECKS = 24  # evaluations of the held-out blocks in a full fit
+_PREDICTIONS = 24  # of the steps that a time budget holds
 
 
 class Limits(Protocol):
@@ -95,7 +95,7 @@ class Schedule:
         """Under a time budget: predict anew how many steps its rest will hold."""
         budget = self.config.time_budget
         steps, seconds = step - self._last[0], elapsed - self._last[1]
-        if budget is None or self.config.pace is not None or seconds < budget / CHECKS:
+        if budget is None or self.config.pace is not None or seconds < budget / _PREDICTIONS:
             return
         done = min(1.0, max(self._done(step), elapsed / budget))
         left = steps / seconds * (budget - elapsed)

@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--uncertainty", type=Path, help="also write the posterior standard deviation to this file"
     )
-    command.add_argument("--report", type=Path, help="also write what was done to this JSON file")
+    command.add_argument(
+        "--report",
+        type=Path,
+        help="also write what was done: a page with checks to NAME.html, else as JSON",
+    )
     command.add_argument(
         "--model", type=Path, help="denoise with this saved model instead of fitting"
     )

@@ -38,6 +38,7 @@ from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_st
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "denoise"]
 
+_CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
 _LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
 
 
@@ -120,6 +121,7 @@ class Denoiser:
         self._prepared: PreparedStack | None = None
         self._fitted_in: Precision | None = None
         self._average: Average | None = None
+        self._checks = 0
 
     def fit(
         self,
@@ -208,10 +210,13 @@ class Denoiser:
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         prepared = yield from self._prepare(stack, joint, started)
         if plan.time_budget is not None:
+            # In a short fit they would take more time than the steps.
+            checks = min(plan.checks, max(4, int(plan.time_budget / _CHECK_EVERY)))
             left = max(
                 plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
             )
-            plan = replace(plan, time_budget=left)
+            plan = replace(plan, time_budget=left, checks=checks)
+        self._checks = plan.checks
         self.model = first.place(self.device)
         precision = self.precision
         if precision == "auto":
@@ -347,6 +352,10 @@ class Denoiser:
             return self.model.config.covariance
         return self.noise is not None
 
+    def release(self) -> None:
+        """Free the movie that is kept ready for another call; the fitted model stays."""
+        self._prepared = None
+
     def units(self, channel: int = 0) -> Units:
         """Conversion between a channel's intensities and network units.
 
@@ -475,6 +484,7 @@ class Denoiser:
             "skipped_steps": last.skipped if last else 0,
             "fit_seconds": round(last.elapsed, 2) if last else 0.0,
             "start": Path(self.start).name,
+            "checks": self._checks,
             "pace": [list(knot) for knot in last.pace] if last else [],
             "denoise_seconds": round(seconds, 2),
             "held_out_loss": [s.held_out for s in self.history if s.held_out is not None],

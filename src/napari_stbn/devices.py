@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-__all__ = ["free_memory", "resolve_device"]
+__all__ = ["available_devices", "free_memory", "resolve_device"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -51,3 +51,23 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def available_devices() -> dict[str, str]:
+    """Devices of this machine.
+
+    Returns
+    -------
+    dict of str to str
+        A name that `resolve_device` takes, and what a person calls it, with its memory.
+    """
+    free = free_memory(torch.device("cpu")) / 1e9
+    found = {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        name = torch.cuda.get_device_name(index)
+        left, total = (size / 1e9 for size in torch.cuda.mem_get_info(index))
+        found[f"cuda:{index}"] = f"GPU {index}: {name}, {left:.1f} of {total:.1f} GB free"
+    if torch.backends.mps.is_available():
+        found["mps"] = f"Apple GPU, {free:.1f} GB free"
+    found["cpu"] = f"CPU, {psutil.cpu_count() or 1} threads, {free:.1f} GB free"
+    return found

@@ -153,7 +153,8 @@ class RunSettings:
         """
         try:
             pace, steps = report["pace"], int(report["steps"])
-            training = {**self.training, "pace": pace, "time_budget": None}
+            repeat = {"pace": pace, "checks": int(report["checks"]), "time_budget": None}
+            training = {**self.training, **repeat}
             repeated = replace(self, training=training, max_steps=steps, time_budget=None)
             repeated.training_config()
         except (KeyError, TypeError, ValueError) as error:

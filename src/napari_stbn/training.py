@@ -16,7 +16,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ._fit_parts import CHECKS, Average, FitFile, Knot, Schedule
+from ._fit_parts import Average, FitFile, Knot, Schedule
 from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
@@ -55,6 +55,8 @@ class TrainingConfig:
         to 0 with the learning rate.
     patience
         Evaluations of the held-out blocks without gain after which the fit winds down; 0 never.
+    checks
+        Evaluations of the held-out blocks in a full fit.
     pace
         Of an earlier fit with a time budget (`TrainingStep.pace`): goes through the same learning
         rates in the same steps, and so gives the same numbers. `max_steps` is where it stopped.
@@ -79,6 +81,9 @@ class TrainingConfig:
         float, {"min": 0.0, "max": 1.0, "tooltip": "weight of uncertain pixels at first"}
     ] = 1.0
     patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 8
+    checks: Annotated[
+        int, {"min": 2, "max": 100, "tooltip": "evaluations of the held-out blocks"}
+    ] = 24
     pace: tuple[Knot, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -234,7 +239,7 @@ def training_steps(
     )
     average = average or Average(model, config.averaging)
     schedule = Schedule(config)
-    best, since_best, next_check = math.inf, 0, 1 / CHECKS
+    best, since_best, next_check = math.inf, 0, 1 / config.checks
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
     file = FitFile(checkpoint, _identity(model, movies, config, precision))
     if (counters := file.restore(average, optimizer, generator)) is not None:
@@ -274,7 +279,7 @@ def training_steps(
             fraction = schedule.fraction(step)
             score = None
             if fraction >= next_check or fraction >= 1:
-                next_check = fraction + 1 / CHECKS
+                next_check = fraction + 1 / config.checks
                 average.swap()
                 score = _held_out_loss(model, held_out, precision)
                 average.swap()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from napari_stbn._generators import last
 from napari_stbn.cli import main
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.network import STBNConfig
-from napari_stbn.presets import PRESETS
 from napari_stbn.settings import RunSettings
 from napari_stbn.training import TrainingConfig, TrainingStep
 
@@ -31,10 +29,12 @@ def denoiser(start: str | Path = "fresh", seed: int = 0) -> Denoiser:
 def repeat(first: Denoiser) -> Denoiser:
     """Fit again along the pace of a fit."""
     done: TrainingStep = first.history[-1]
-    config = replace(
-        PRESETS["balanced"].training, time_budget=None, max_steps=done.step, pace=done.pace
-    )
-    return denoiser().fit(MOVIE, training=config)
+    settings = RunSettings(preset="balanced").repeating(first.denoise(MOVIE).report)
+    assert settings.max_steps == done.step
+    again = denoiser()
+    for _ in settings.fit_steps(again, MOVIE):
+        pass
+    return again
 
 
 def same(first: Denoiser, second: Denoiser) -> bool:
@@ -131,11 +131,15 @@ def test_settings_survive_json_and_repeat_a_report() -> None:
     )
     assert RunSettings.from_json(settings.to_json()) == settings
     assert RunSettings.from_json('{"preset": "best", "of": "the future"}').preset == "best"
-    again = settings.repeating({"steps": 7, "pace": [[0, 0.0, 0.1]]})
+    again = settings.repeating({"steps": 7, "checks": 5, "pace": [[0, 0.0, 0.1]]})
     assert again.training_config().pace == ((0, 0.0, 0.1),)
     assert again.training_config().batch == 1
-    assert again.max_steps == 7
-    reports: list[dict[str, Any]] = [{}, {"steps": 3, "pace": 5}, {"steps": None, "pace": []}]
+    assert (again.max_steps, again.training_config().checks) == (7, 5)
+    reports: list[dict[str, Any]] = [
+        {},
+        {"steps": 3, "checks": 5, "pace": 5},
+        {"steps": None, "checks": 5, "pace": []},
+    ]
     for report in reports:
         with pytest.raises(ValueError, match="tells of no fit"):
             settings.repeating(report)

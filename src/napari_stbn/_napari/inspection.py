@@ -1,0 +1,95 @@
+"""A look at a layer before the run: its noise, memory and time, and what speaks against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_stbn.estimates import RunEstimate, estimate_run
+from napari_stbn.noise import NoiseFit, estimate_noise
+
+if TYPE_CHECKING:
+    from napari_stbn.settings import RunSettings
+    from napari_stbn.stack import Stack
+
+__all__ = ["Inspection", "inspect_stack"]
+
+# What is read of a movie: enough for the noise to a few per cent, and quick.
+_FRAMES, _SIDE = 24, 192
+_STILL = 1e-12  # of the mean square: frames that differ by less are copies of each other
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a stack before it is denoised.
+
+    Attributes
+    ----------
+    noise : NoiseFit or None
+        Of the first channel's middle plane, from a part of it; None where it could not be measured.
+    estimate : RunEstimate or None
+        None where the run would not fit into memory.
+    warnings : tuple of str
+        What the user should know before the run.
+    """
+
+    noise: NoiseFit | None
+    estimate: RunEstimate | None
+    warnings: tuple[str, ...] = ()
+
+
+def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
+    """Look at a stack; reads a part of one movie of it.
+
+    Parameters
+    ----------
+    stack : Stack
+    settings : RunSettings
+        Preset and device matter.
+
+    Returns
+    -------
+    Inspection
+    """
+    warnings: list[str] = []
+    estimate = None
+    try:
+        estimate = estimate_run(stack, settings.preset, settings.device)
+        if estimate.bytes > estimate.free:
+            warnings.append(
+                f"This needs about {estimate.bytes / 1e9:.1f} GB, {estimate.free / 1e9:.1f} GB are "
+                "free: choose a region, fewer planes or a smaller preset."
+            )
+    except (ValueError, MemoryError) as error:
+        warnings.append(str(error))
+    noise = None
+    try:
+        movie = _part(stack)
+        change = np.diff(movie.astype(np.float64), axis=0)
+        level = max(float(np.nanmean(movie.astype(np.float64) ** 2)), 1e-300)
+        if np.nanmean(change**2) < _STILL * level:
+            warnings.append("The frames are all the same: is this a movie? Check the axes.")
+        else:
+            noise = estimate_noise(movie)
+            if noise.note:
+                warnings.append(noise.note)
+    except ValueError as error:
+        warnings.append(f"The noise could not be measured: {error}")
+    return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)))
+
+
+def _part(stack: Stack) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    """The middle of the middle plane of the first channel."""
+    first = max(0, (stack.n_frames - _FRAMES) // 2)
+    frames = slice(first, first + _FRAMES)
+    parts = {"T": frames}
+    for axis, length in zip("YX", stack.frame_shape, strict=True):
+        start = max(0, (length - _SIDE) // 2)
+        parts[axis] = slice(start, start + _SIDE)
+    plane = stack.n_planes // 2
+    for axis, at in (("C", 0), ("Z", plane), ("S", 0)):
+        parts[axis] = slice(at, at + 1)
+    cropped = np.asarray(stack.array[tuple(parts[axis] for axis in stack.axes)])
+    return stack.like(cropped).movie()

@@ -1,0 +1,369 @@
+"""A run in the background, one at a time: in napari's worker, or in a thread where there is no Qt.
+
+The generator of `_run` does the work in another thread. What it yields and how it ends is handled
+in the thread of the viewer, which alone may touch layers.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from napari.utils.notifications import notification_manager
+from psygnal import Signal
+
+from ._run import Controls, Look, Outcome, Request, RunProgress, run_steps
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+    from napari_stbn.denoiser import Denoiser
+    from napari_stbn.result import DenoiseResult
+
+__all__ = ["DenoisingJob", "State", "running_job"]
+
+State = Literal["running", "done", "cancelled", "failed"]
+Ending = tuple[Outcome, list[Any]]
+PHASES = {
+    "noise": "measuring noise",
+    "flow": "estimating motion",
+    "fit": "fitting",
+    "denoise": "denoising",
+}
+
+
+class _Active:
+    """The job that runs now."""
+
+    job: ClassVar[DenoisingJob | None] = None
+    lock = threading.Lock()
+
+
+def running_job() -> DenoisingJob | None:
+    """The job that runs now, if any."""
+    job = _Active.job
+    return job if job is not None and job.is_working else None
+
+
+class DenoisingJob:
+    """A run in the background; what `napari_stbn.start_denoising` returns.
+
+    Parameters
+    ----------
+    title : str
+        What is denoised, for messages.
+    request : Request
+    build : callable
+        Makes the layers of an outcome; called in the other thread.
+    add : callable
+        Adds them to the viewer; called in the thread of the viewer.
+    screen : bool
+        Whether Qt runs. Without it, call `wait` to get the layers.
+
+    Attributes
+    ----------
+    progressed : Signal
+        Emits `RunProgress`, some times a second.
+    looked : Signal
+        Emits `Look`: the frame on the screen as the fit sees it by now.
+    finished : Signal
+        Emits the state once: "done", "cancelled" or "failed".
+    state : {"running", "done", "cancelled", "failed"}
+    layers : list of napari layers
+        The results, when done.
+    error : exception or None
+        What went wrong, when failed.
+    denoiser : Denoiser or None
+        The fitted model, when done.
+    preview : Preview or None
+        Its layer, while it runs.
+    result : DenoiseResult or None
+        When done, until the denoised layer is removed.
+    report : dict
+        Of the run, when done.
+
+    Raises
+    ------
+    RuntimeError
+        If another job runs.
+    """
+
+    progressed = Signal(object)
+    looked = Signal(object)
+    finished = Signal(str)
+
+    def __init__(
+        self,
+        title: str,
+        request: Request,
+        *,
+        build: Callable[[Outcome], list[Any]],
+        add: Callable[[list[Any]], list[Layer]],
+        screen: bool,
+    ) -> None:
+        self.title, self.request, self.controls = title, request, Controls()
+        self._build, self._add = build, add
+        self.state: State = "running"
+        self.layers: list[Layer] = []
+        self.error: BaseException | None = None
+        self.denoiser: Denoiser | None = None
+        self.result: DenoiseResult | None = None
+        self.report: dict[str, Any] = {}
+        self.preview: Any = None
+        self._awaited = False
+        self._driver: _Driver = _NotYet()
+        with _Active.lock:
+            other = running_job()
+            if other is not None:
+                raise RuntimeError(
+                    f'"{other.title}" is being denoised; wait for it, or stop or cancel it, before '
+                    f'you start with "{title}"'
+                )
+            _Active.job = self
+        try:
+            self._driver = _QtDriver(self) if screen else _ThreadDriver(self)
+        except BaseException:
+            self.state, _Active.job = "failed", None
+            raise
+
+    def __repr__(self) -> str:
+        """Title and state."""
+        return f"<DenoisingJob {self.title!r}: {self.state}>"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the job has not ended yet."""
+        return self.state == "running"
+
+    @property
+    def is_working(self) -> bool:
+        """Whether its thread still works; without Qt, results may wait for `wait` after that."""
+        return self.is_running and self._driver.is_alive()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the job rests."""
+        return self.is_running and self.controls.paused
+
+    def pause(self) -> None:
+        """Rest: no step is done until `resume`."""
+        self.controls.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self.controls.resume()
+
+    def stop(self) -> None:
+        """End the fit now, keep what was learnt, and denoise with it."""
+        self.controls.stop()
+
+    def cancel(self) -> None:
+        """End now, without a result."""
+        self.controls.cancel()
+
+    quit = cancel  # as napari's workers call it
+
+    def wait(self, timeout: float | None = None) -> list[Layer]:
+        """Wait for the end; the viewer stays alive meanwhile.
+
+        Parameters
+        ----------
+        timeout : float, optional [s]
+
+        Returns
+        -------
+        list of napari layers
+            The results; empty after a cancel.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended by then; it goes on.
+        Exception
+            What went wrong in the run, with its own type.
+        """
+        self._awaited = True
+        try:
+            self._driver.wait(timeout)
+        except BaseException as error:
+            if not isinstance(error, TimeoutError):
+                self.cancel()  # Ctrl-C
+            raise
+        finally:
+            self._awaited = False
+        if self.is_running:
+            raise TimeoutError(f'"{self.title}" is still being denoised after {timeout} s')
+        if self.error is not None:
+            raise self.error
+        return self.layers
+
+    def run_in_thread(self) -> Generator[RunProgress | Look, None, Ending]:
+        """The work, and the layers that come of it."""
+        outcome = yield from run_steps(self.request, self.controls)
+        layers: list[Any] = []
+        if outcome.result is not None:
+            try:
+                layers = self._build(outcome)
+            except Exception as error:  # noqa: BLE001  # raised where the user is
+                outcome = Outcome(error=error)
+        return outcome, layers
+
+    def tell(self, item: RunProgress | Look) -> None:
+        """Hand on what the work yields; in the thread of the viewer."""
+        if self.is_running and not self.controls.cancelled:
+            (self.looked if isinstance(item, Look) else self.progressed).emit(item)
+
+    def end(self, ending: Ending) -> None:
+        """Add the layers, or say what went wrong; in the thread of the viewer."""
+        if not self.is_running:
+            return
+        outcome, layers = ending
+        error = outcome.error
+        state: State = "cancelled"
+        if self.controls.cancelled:
+            error = None
+        elif outcome.result is not None and outcome.denoiser is not None:
+            try:
+                self.layers = self._add(layers)
+            except Exception as problem:  # noqa: BLE001  # the job must end all the same
+                error = problem
+            self.denoiser, self.result = outcome.denoiser, outcome.result
+            self.report = outcome.result.report
+            state = "done"
+        if error is not None:
+            self.error, state = error, "failed"
+        self.state = state
+        _Active.job = None
+        self.finished.emit(state)
+        if error is not None and not self._awaited and isinstance(self._driver, _QtDriver):
+            notification_manager.receive_error(type(error), error, error.__traceback__)
+
+
+class _Driver(Protocol):
+    """What runs a job."""
+
+    def is_alive(self) -> bool: ...
+    def wait(self, timeout: float | None) -> None: ...
+
+
+class _NotYet:
+    """In place of a driver until there is one."""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def wait(self, timeout: float | None) -> None:
+        raise TimeoutError(f"the job has not begun, waited {timeout} s")
+
+
+class _Named(partial[Any]):
+    """A function that napari calls by a name in its dialogs."""
+
+    name = ""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class _QtDriver:
+    """Runs a job in napari's worker, shows it in the activity dock."""
+
+    def __init__(self, job: DenoisingJob) -> None:
+        from napari.qt.threading import GeneratorWorker, create_worker
+        from napari.utils import progress
+        from qtpy.QtCore import QTimer
+
+        from ._screen import calm_spinners, draws_in_software
+
+        class Worker(GeneratorWorker):
+            """Quits by way of the job: its generator ends, and closes what it holds, by itself."""
+
+            def quit(self) -> None:
+                job.cancel()
+
+        work = _Named(job.run_in_thread)
+        work.name = f'STBN denoising of "{job.title}"'
+        self.worker = create_worker(work, _worker_class=Worker, _start_thread=False)
+        self.bar = progress(total=100, desc=f"STBN {job.title}", file=io.StringIO())
+        self.job = job
+        self.loop: Any = None
+        if draws_in_software():
+            job.controls.tell_every, job.controls.look_every = 1.0, 2.0
+            QTimer.singleShot(0, calm_spinners)  # once the one of the activity dock turns
+        self.phase = ""
+        self.worker.yielded.connect(self._yielded)
+        self.worker.returned.connect(self._returned)
+        self.worker.errored.connect(self._errored)
+        self.worker.start()
+
+    def _yielded(self, item: RunProgress | Look) -> None:
+        if isinstance(item, RunProgress):
+            if item.phase != self.phase:
+                self.phase = item.phase
+                self.bar.set_description(f"STBN {self.job.title}: {PHASES[item.phase]}")
+            more = int(100 * item.fraction) - self.bar.n
+            if more:
+                self.bar.update(more)
+        self.job.tell(item)
+
+    def _returned(self, ending: Ending) -> None:
+        self._end(ending)
+
+    def _errored(self, error: Exception) -> None:
+        self._end((Outcome(error=error), []))
+
+    def _end(self, ending: Ending) -> None:
+        self.bar.close()
+        try:
+            self.job.end(ending)
+        finally:
+            if self.loop is not None:
+                self.loop.quit()
+
+    def is_alive(self) -> bool:
+        """Until it has ended in the thread of the viewer."""
+        return True
+
+    def wait(self, timeout: float | None) -> None:
+        from qtpy.QtCore import QEventLoop, QTimer
+
+        if not self.job.is_running:
+            return
+        self.loop = QEventLoop()
+        if timeout is not None:
+            QTimer.singleShot(int(1000 * timeout), self.loop.quit)
+        self.loop.exec()
+        self.loop = None
+
+
+class _ThreadDriver:
+    """Runs a job in a plain thread; whoever waits for it ends it in his own."""
+
+    def __init__(self, job: DenoisingJob) -> None:
+        self.job = job
+        self.ending: Ending | None = None
+        self.thread = threading.Thread(target=self._run, name="napari-stbn", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        work = self.job.run_in_thread()
+        while True:
+            try:
+                self.job.tell(next(work))
+            except StopIteration as stop:
+                self.ending = stop.value
+                return
+            except Exception as error:  # noqa: BLE001  # raised by wait()
+                self.ending = Outcome(error=error), []
+                return
+
+    def is_alive(self) -> bool:
+        return self.thread.is_alive()
+
+    def wait(self, timeout: float | None) -> None:
+        self.thread.join(timeout)
+        if self.ending is not None:
+            self.job.end(self.ending)

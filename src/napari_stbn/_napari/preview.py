@@ -1,0 +1,149 @@
+"""The frame on the screen, as the fit sees it by now: a layer that follows the time slider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._run import Look, View
+from .layers import LayerStack, visible_region
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from .job import DenoisingJob
+
+__all__ = ["Preview"]
+
+
+class Preview:
+    """A preview layer above the source while a job runs; it is removed at the end.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or ViewerModel
+    source : LayerStack
+    job : DenoisingJob
+        Told which frame is on the screen, and asked to look at it.
+    """
+
+    def __init__(self, viewer: ViewerModel, source: LayerStack, job: DenoisingJob) -> None:
+        self.viewer, self.source, self.job = viewer, source, job
+        self.layer: Image | None = None
+        self._wanted = True  # until the user removes the layer
+        viewer.dims.events.current_step.connect(self._moved)
+        viewer.scene.camera.events.connect(self._moved)
+        viewer.layers.events.removed.connect(self._removed)
+        job.looked.connect(self._show)
+        job.finished.connect(self.close)
+        self._moved()
+
+    def close(self, _state: str = "") -> None:
+        """Remove the layer and forget the viewer."""
+        self.viewer.dims.events.current_step.disconnect(self._moved)
+        self.viewer.scene.camera.events.disconnect(self._moved)
+        self.viewer.layers.events.removed.disconnect(self._removed)
+        self.job.looked.disconnect(self._show)
+        self.job.finished.disconnect(self.close)
+        self.job.controls.view = None
+        layer, self.layer = self.layer, None
+        if layer is not None and layer in self.viewer.layers:
+            self.viewer.layers.remove(layer)
+
+    def _removed(self, event: Any) -> None:
+        if self.layer is not None and event.value is self.layer:
+            self.layer, self._wanted = None, False
+            self.job.controls.view = None
+
+    def _moved(self, _event: Any = None) -> None:
+        """Tell the job what is on the screen now."""
+        if not self._wanted:
+            return
+        view = self._view()
+        before, self.job.controls.view = self.job.controls.view, view
+        if view is None:
+            return
+        other = before is None or (before.frame, before.plane, before.channel) != (
+            view.frame,
+            view.plane,
+            view.channel,
+        )
+        if self.layer is not None and other:
+            self.layer.opacity = 0.0  # a preview of another frame would lie
+
+    def _view(self) -> View | None:
+        """The part of the stack on the screen; None where it cannot be told, such as in 3D."""
+        layer, axes = self.source.layer, self.source.axes
+        if self.viewer.dims.ndisplay != 2 or layer.rgb or layer not in self.viewer.layers:
+            return None
+        displayed = {a - self.viewer.dims.ndim + len(axes) for a in self.viewer.dims.displayed}
+        if displayed != {axes.index("Y"), axes.index("X")}:
+            return None
+        point = layer.world_to_data(self.viewer.dims.point[-layer.ndim :])
+        where = {}
+        for axis, position, part in zip(axes, point, self.source.selection, strict=False):
+            length = len(range(*part.indices(2**31)))
+            index = round((float(position) - (part.start or 0)) / (part.step or 1))
+            if axis in "TCZ" and not 0 <= index < length:
+                return None  # a channel or plane that is not denoised
+            where[axis] = index
+        try:
+            rows, columns = visible_region(self.viewer, layer, axes)
+        except ValueError:
+            return None  # nothing of the layer is in view
+        spans = []
+        for axis, seen in (("Y", rows), ("X", columns)):
+            part = self.source.selection[axes.index(axis)]
+            start = part.start or 0
+            spans.append((max(0, seen.start - start), max(0, seen.stop - start)))
+        return View(where.get("T", 0), where.get("C", 0), where.get("Z", 0), spans[0], spans[1])
+
+    def _show(self, look: Look) -> None:
+        now = self.job.controls.view
+        place = (look.view.frame, look.view.plane, look.view.channel)
+        if now is None or place != (now.frame, now.plane, now.channel):
+            return
+        if self.layer is None:
+            if not self._wanted:
+                return
+            self.layer = self._add(look)
+        else:
+            self.layer.data = look.image
+            self.layer.translate = self._translate(look)
+            self.layer.opacity = 1.0
+
+    def _translate(self, look: Look) -> Any:
+        """Where the preview lies in the world."""
+        layer, axes = self.source.layer, self.source.axes
+        place = np.zeros(layer.ndim)
+        for axis, start in (("Y", look.view.rows[0]), ("X", look.view.columns[0])):
+            at = axes.index(axis)
+            place[at] = start + (self.source.selection[at].start or 0)
+        world = np.asarray(layer.data_to_world(place))
+        return world[[axes.index("Y"), axes.index("X")]]
+
+    def _add(self, look: Look) -> Image:
+        from napari.layers import Image
+
+        layer, axes = self.source.layer, self.source.axes
+        at = [axes.index("Y"), axes.index("X")]
+        preview = Image(
+            look.image,
+            name=f"{layer.name} preview",
+            scale=np.asarray(layer.scale)[at],
+            translate=self._translate(look),
+            units=[layer.units[i] for i in at],
+            axis_labels=[layer.axis_labels[i] for i in at],
+            colormap=layer.colormap,
+            contrast_limits=layer.contrast_limits,
+            gamma=layer.gamma,
+            blending="opaque" if layer.blending == "opaque" else "translucent",
+            metadata={"napari-stbn": {"kind": "preview", "source": layer.name}},
+        )
+        selected = set(self.viewer.layers.selection)
+        index = self.viewer.layers.index(layer) + 1
+        self.viewer.layers.insert(index, preview)
+        self.viewer.layers.selection = selected  # the user's choice stays
+        return preview

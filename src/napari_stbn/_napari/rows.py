@@ -1,0 +1,84 @@
+"""Rows of the widget, made from the fields of the core's dataclasses."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal
+
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
+from magicgui.widgets.bases import ValueWidget
+
+__all__ = ["field_row", "field_rows", "number_row"]
+
+_LARGEST = 1_000_000_000
+
+
+def field_rows(cls: type, leave_out: typing.Collection[str] = ()) -> dict[str, ValueWidget[Any]]:
+    """One row for each field of a dataclass whose annotation says how it is shown.
+
+    Parameters
+    ----------
+    cls : dataclass
+        Fields are ``Annotated[type, {"label": …, "tooltip": …, "min": …, "max": …}]``.
+    leave_out : collection of str
+        Fields that have a row of their own, or none.
+
+    Returns
+    -------
+    dict of str to magicgui widget
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        row.name: field_row(row, hints[row.name])
+        for row in fields(cls)
+        if row.name not in leave_out and typing.get_origin(hints[row.name]) is typing.Annotated
+    }
+
+
+def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
+    """The row of one field."""
+    annotation, details = typing.get_args(hint)[:2]
+    options = {
+        "name": field.name,
+        "label": details.get("label", field.name.replace("_", " ").capitalize()),
+        "tooltip": details["tooltip"],
+    }
+    default: Any = None if field.default is MISSING else field.default
+    parts = typing.get_args(annotation)
+    words = [
+        word
+        for part in (annotation, *parts)
+        if typing.get_origin(part) is Literal
+        for word in typing.get_args(part)
+    ]
+    if words:
+        choices = sorted(words, key=lambda word: word != "auto")
+        return ComboBox(value=default, choices=choices, **options)
+    optional = type(None) in parts
+    kind = next((part for part in parts if part is not type(None)), annotation)
+    if kind is bool:
+        return CheckBox(value=default, **options)
+    if kind in (int, float):
+        low, high = details.get("min", -_LARGEST), details.get("max", _LARGEST)
+        if optional:
+            options["tooltip"] += "; 0 takes the preset's"
+            row = number_row(kind, 0, 0, high, **options)
+            if kind is float:  # magicgui's spin box for whole numbers shows no words
+                row.native.setSpecialValueText("the preset's")
+            return row
+        return number_row(kind, default, low, high, **options)
+    return LineEdit(value=default, **options)
+
+
+def number_row(
+    kind: type, value: float | None, low: float, high: float, **options: Any
+) -> ValueWidget[Any]:
+    """A spin box that shows numbers of any size without rounding them to nothing."""
+    if kind is int:
+        return SpinBox(value=int(value or 0), min=int(low), max=int(high), **options)
+    row = FloatSpinBox(value=0.0, min=-_LARGEST, max=_LARGEST, **options)
+    row.native.setDecimals(6 if 0 < abs(value or 0) < 0.1 else 3)
+    row.min, row.max = low, high
+    row.value = value or 0.0
+    return row

@@ -1,0 +1,152 @@
+"""Buttons, progress and loss curve of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from magicgui.widgets import Label, ProgressBar, PushButton
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from .chart import LossChart
+from .job import PHASES, running_job
+from .layout import line, wrap
+
+if TYPE_CHECKING:
+    from ._run import RunProgress
+    from .job import DenoisingJob
+
+__all__ = ["RunPanel", "in_words"]
+
+
+class RunPanel:
+    """What a run shows and what one can do with it.
+
+    Attributes
+    ----------
+    native : QWidget
+    fit, pause, stop, cancel : PushButton
+    progress : ProgressBar
+    status : Label
+    chart : LossChart
+    """
+
+    def __init__(self) -> None:
+        self.fit = PushButton(text="Fit and denoise", tooltip="Learn from this movie, denoise it")
+        self.fit.native.setStyleSheet("font-weight: bold; padding: 6px;")
+        self.pause = PushButton(text="Pause", tooltip="Rest; press again to go on")
+        self.stop = PushButton(
+            text="Stop and keep", tooltip="End the fit now and denoise with what was learnt"
+        )
+        self.cancel = PushButton(text="Cancel", tooltip="End now, without a result")
+        self.progress = ProgressBar(min=0, max=100, value=0)
+        self.status = wrap(Label(value=""))
+        self.chart = LossChart()
+        self.native = QWidget()
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        buttons = line([self.pause, self.stop, self.cancel])
+        for widget in (
+            *(self.fit.native, buttons, self.progress.native, self.status.native),
+            self.chart,
+        ):
+            layout.addWidget(widget)
+        self.native.setLayout(layout)
+        self.job: DenoisingJob | None = None
+        self.pause.changed.connect(self._pause)
+        self.stop.changed.connect(self._stop)
+        self.cancel.changed.connect(self._cancel)
+        self._enable()
+
+    def follow(self, job: DenoisingJob) -> None:
+        """Show a job until it ends."""
+        self.release()
+        self.job = job
+        self.chart.clear()
+        self.progress.value = 0
+        self.status.value = "starting"
+        job.progressed.connect(self._progressed)
+        job.finished.connect(self._finished)
+        self._enable()
+
+    def release(self) -> None:
+        """Forget the job; it goes on."""
+        if self.job is not None:
+            self.job.progressed.disconnect(self._progressed, missing_ok=True)
+            self.job.finished.disconnect(self._finished, missing_ok=True)
+            self.job = None
+
+    def _progressed(self, progress: RunProgress) -> None:
+        for step in progress.steps:
+            self.chart.add(step.step, step.loss, step.held_out)
+        if progress.steps:
+            self.chart.update()
+        self.progress.value = int(100 * progress.fraction)
+        self.status.value = in_words(progress)
+
+    def _finished(self, state: str) -> None:
+        job = self.job
+        self.progress.value = 100 if state == "done" else 0
+        if job is not None and state == "done":
+            report = job.report
+            fitted = f"{report['steps']} steps in {report['fit_seconds']:.0f} s, " * bool(
+                job.request.model is None
+            )
+            self.status.value = f"done: {fitted}denoised in {report['denoise_seconds']:.0f} s"
+        elif job is not None and state == "failed":
+            self.status.value = f"{type(job.error).__name__}: {job.error}"
+        else:
+            self.status.value = "cancelled; nothing was added"
+        self._enable()
+
+    def _pause(self) -> None:
+        if self.job is None:
+            return
+        if self.job.is_paused:
+            self.job.resume()
+        else:
+            self.job.pause()
+            self.status.value = "paused"
+        self._enable()
+
+    def _stop(self) -> None:
+        if self.job is not None:
+            self.job.stop()
+            self.stop.enabled = False
+            self.status.value = "stopping; denoising with what was learnt comes next"
+
+    def _cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+            self.cancel.enabled = self.pause.enabled = self.stop.enabled = False
+            self.status.value = "cancelling"
+
+    def _enable(self) -> None:
+        """Offer what can be done now."""
+        ours = self.job is not None and self.job.is_running
+        self.fit.enabled = not ours and running_job() is None
+        self.pause.enabled = self.cancel.enabled = ours
+        self.stop.enabled = ours and self.job is not None and self.job.request.model is None
+        paused = self.job is not None and self.job.is_paused
+        self.pause.text = "Resume" if paused else "Pause"
+
+
+def in_words(progress: RunProgress) -> str:
+    """Where a run stands, in one line."""
+    words = [PHASES[progress.phase]]
+    if progress.steps:
+        words.append(f"step {progress.steps[-1].step}")
+    if progress.steps_per_second:
+        words.append(f"{progress.steps_per_second:.1f} steps/s")
+    if progress.remaining is not None:
+        words.append(f"{_duration(progress.remaining)} left")
+    return " · ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for a person."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,380 @@
+"""The denoise widget: one button, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEvent, QObject
+from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
+
+from napari_stbn.denoiser import Denoiser
+from napari_stbn.settings import RunSettings
+
+from ._run import threads_for
+from .compare import SideBySide, Swipe, Toggle, find_pairs
+from .form import Form, positions
+from .inspector import Inspector
+from .layers import LayerStack, guess_layer_axes
+from .preferences import Preferences, load_preferences, save_preferences
+from .reporting import write_job_report
+from .script import run_script
+from .scripting import start_denoising
+
+if TYPE_CHECKING:
+    import napari
+
+    from .inspection import Inspection
+    from .job import DenoisingJob
+
+__all__ = ["DenoiseWidget"]
+
+
+class DenoiseWidget(Form):
+    """Denoise the movie of an image layer.
+
+    Every row and button is an attribute, so that a script can do what a person does:
+    ``widget.layer.value = viewer.layers["cells"]; widget.time_budget.value = 60; widget.fit()``.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        super().__init__(viewer)
+        self.denoiser: Denoiser | None = None
+        self.inspection: Inspection | None = None
+        self._guess = ""  # what was guessed about the axes
+        self._last: tuple[LayerStack, RunSettings, DenoisingJob] | None = None
+        self._comparison: SideBySide | Swipe | None = None
+        self._toggle = Toggle()
+        self._inspector = Inspector(self._inspected)
+        self._closing = _Closing(self)
+        self.native.installEventFilter(self._closing)
+        self._connect()
+        self.use(load_preferences())
+        active = viewer.layers.selection.active
+        if isinstance(active, Image):
+            self.layer.value = active
+        self._layer_changed()
+
+    def _connect(self) -> None:
+        """Let rows and buttons act."""
+        self.layer.changed.connect(self._layer_changed)
+        self.axes.changed.connect(self._look)
+        self.preset.changed.connect(self._preset_changed)
+        for row in (self.region, self.channels, self.planes, self.device):
+            row.changed.connect(self._look)
+        for number in (self.gain, self.offset, self.read_noise):
+            number.changed.connect(self._noise_given)
+        self.more.changed.connect(self._fold)
+        actions: dict[str, Callable[[], Any]] = {
+            "load": self.load_model,
+            "save": self.save_model,
+            "apply": self.apply,
+            "side_by_side": self.side_by_side,
+            "swipe": self.swipe,
+            "script": self.copy_script,
+            "report": self.write_report,
+            "defaults": self.restore_defaults,
+        }
+        for name, action in actions.items():
+            self.buttons[name].changed.connect(_guarded(action))
+        self.run.fit.changed.connect(_guarded(self.fit))
+        self._enable()
+
+    def _layer_changed(self) -> None:
+        """Guess the axes of another layer."""
+        self.noise.value = "estimate"
+        if self.layer.value is not None:
+            self.axes.value, self._guess = guess_layer_axes(self.layer.value)
+        self._look()
+
+    def _look(self) -> None:
+        """Show what the axes have, and look at the movie in the background."""
+        if self._filling:
+            return
+        letters = self.axes.value.upper()
+        self.choices.show_row(self.channels, "C" in letters)
+        self.choices.show_row(self.planes, "Z" in letters)
+        try:
+            source = self.source()
+        except ValueError as error:
+            self._inspector.forget()
+            self.about.value = f"⚠ {error}"
+            return
+        self.about.value = "\n".join(filter(None, [self._guess, "looking at the movie…"]))
+        self._inspector.look_at(source.stack, self.settings())
+
+    def _inspected(self, inspection: Inspection) -> None:
+        """Show noise, memory and time."""
+        self.inspection = inspection
+        lines = [self._guess] if self._guess else []
+        lines += [f"⚠ {sentence}" for sentence in inspection.warnings]
+        run = inspection.estimate
+        if run is not None:
+            budget = self.time_budget.value or run.fit_seconds
+            lines.insert(
+                0,
+                f"About {run.bytes / 1e9:.1f} GB of {run.free / 1e9:.0f} GB, fit at most "
+                f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
+            )
+        self.about.value = "\n".join(lines)
+        if inspection.noise is not None and self.noise.value != "given":
+            model = inspection.noise.model
+            self._filling = True
+            try:
+                self.gain.value, self.offset.value = model.gain, model.offset
+                self.read_noise.value = model.read_noise
+            finally:
+                self._filling = False
+
+    def _noise_given(self) -> None:
+        if not self._filling:
+            self.noise.value = "given"
+
+    def _preset_changed(self) -> None:
+        """Bring the rows of the fit to the new preset, where the user has not changed them."""
+        if self._filling:
+            return
+        before = RunSettings(preset=self._preset).training_config()
+        after = RunSettings(preset=self.preset.value).training_config()
+        for name, row in self.training.items():
+            if row.value == getattr(before, name):
+                row.value = getattr(after, name)
+        self._preset = self.preset.value
+        self._look()
+
+    def _fold(self) -> None:
+        self.details.setVisible(self.more.value)
+
+    # ------------------------------------------------------------ actions
+
+    def fit(self) -> DenoisingJob:
+        """Fit and denoise in the background.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot be denoised.
+        RuntimeError
+            If another run is in progress.
+        """
+        save_preferences(self.preferences())
+        return self._begin(None)
+
+    def apply(self) -> DenoisingJob:
+        """Denoise with the model at hand, without a fit.
+
+        Raises
+        ------
+        ValueError
+            If there is no model yet, or the layer cannot be denoised.
+        """
+        if self.denoiser is None:
+            raise ValueError("there is no model yet; fit one or load one first")
+        return self._begin(self.denoiser)
+
+    def _begin(self, model: Denoiser | None) -> DenoisingJob:
+        source, settings = self.source(), self.settings()
+        job = start_denoising(
+            self._viewer,
+            source.layer,
+            settings=settings,
+            axes=source.axes,
+            region=self.region.value,
+            channels=positions(self.channels.value, "channels"),
+            planes=positions(self.planes.value, "planes"),
+            model=model,
+            flow=self.show_flow.value,
+            residual=self.show_residual.value,
+            flow_density=self.flow_density.value,
+            threads=self.threads.value,
+            preview=self.preview.value and model is None,
+        )
+        self._inspector.forget()
+        self._last = source, settings, job
+        job.finished.connect(self._finished)
+        self.run.follow(job)
+        self._enable()
+        return job
+
+    def _finished(self, state: str) -> None:
+        if state == "done" and self._last is not None:
+            self.denoiser = self._last[2].denoiser
+        self._enable()
+
+    def load_model(self, path: str | Path | None = None) -> None:
+        """Take a saved model, to denoise with or to start from.
+
+        Parameters
+        ----------
+        path : path, optional
+            Asked for when None.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is not a model of ours.
+        """
+        path = path or _ask_open(self.native, "Load model", "Models (*.stbn)")
+        if path is None:
+            return
+        self.denoiser = Denoiser.load(path, device=self.device.value)
+        self.model_path = Path(path)
+        self.start.reset_choices()
+        self.start.value = str(path)
+        show_info(f"{self.model_path.name} is ready: denoise with it, or start a fit from it")
+        self._enable()
+
+    def save_model(self, path: str | Path | None = None) -> None:
+        """Keep the fitted model in a file.
+
+        Parameters
+        ----------
+        path : path, optional
+            Asked for when None; an existing file is then replaced, since the dialog asked.
+
+        Raises
+        ------
+        ValueError
+            If there is no model yet.
+        FileExistsError
+            If a given path exists.
+        """
+        if self.denoiser is None:
+            raise ValueError("there is no model yet; fit one first")
+        asked = path is None
+        path = path or _ask_save(self.native, "Save model", "model.stbn", "Models (*.stbn)")
+        if path is not None:
+            show_info(f"saved {self.denoiser.save(path, overwrite=asked)}")
+
+    def script(self) -> str:
+        """A Python script of the last run, or of the one that the rows describe."""
+        if self._last is not None and self._last[2].state == "done":
+            source, settings, job = self._last
+            model = None if job.request.model is None else str(self.model_path or "model.stbn")
+            used = threads_for(job.request.threads)
+            return run_script(source, settings, threads=used, report=job.report, model=model)
+        return run_script(self.source(), self.settings(), threads=threads_for(self.threads.value))
+
+    def copy_script(self) -> None:
+        """Put `script` on the clipboard."""
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self.script())
+            show_info("the script is on the clipboard")
+
+    def write_report(self, path: str | Path | None = None) -> None:
+        """Write an HTML page that checks the last result.
+
+        Raises
+        ------
+        ValueError
+            If there is no result yet, or its layers are gone.
+        """
+        if self._last is None or self._last[2].state != "done":
+            raise ValueError("there is no result yet; denoise a movie first")
+        asked = path is None
+        path = path or _ask_save(self.native, "Write report", "report.html", "Report (*.html)")
+        if path is not None:
+            source, _, job = self._last
+            show_info(f"wrote {write_job_report(path, source, job, overwrite=asked)}")
+
+    def side_by_side(self) -> None:
+        """Show original and denoised side by side, or go back."""
+        self._compare(SideBySide)
+
+    def swipe(self) -> None:
+        """Show original and denoised left and right of a line, or go back."""
+        self._compare(Swipe)
+
+    def _compare(self, kind: type[SideBySide | Swipe]) -> None:
+        before, self._comparison = self._comparison, None
+        was_on = before is not None and before.is_on
+        if before is not None:
+            before.off()
+        if was_on and isinstance(before, kind):
+            return
+        pairs = find_pairs(self._viewer)
+        if not pairs:
+            raise ValueError("there is no denoised layer to compare with its original yet")
+        selected = [pair for pair in pairs if self._viewer.layers.selection & set(pair)]
+        self._comparison = kind(self._viewer, *(selected or pairs)[-1])
+        self._comparison.on()
+
+    def restore_defaults(self) -> None:
+        """Forget the settings of earlier sessions."""
+        save_preferences(Preferences())
+        self.use(Preferences())
+        self.start.value = "fresh"
+        self._layer_changed()
+
+    def _enable(self) -> None:
+        """Offer what can be done now."""
+        done = self._last is not None and self._last[2].state == "done"
+        idle = self._last is None or not self._last[2].is_running
+        self.buttons["save"].enabled = self.denoiser is not None and idle
+        self.buttons["apply"].enabled = self.denoiser is not None and idle
+        self.buttons["report"].enabled = done
+
+    # ------------------------------------------------------------ open and close
+
+    def opened(self) -> None:
+        """Take the key."""
+        self._toggle.bind(self._viewer)
+
+    def closed(self) -> None:
+        """Give back all that is not ours; a job goes on."""
+        self._toggle.unbind()
+        self._inspector.forget()
+        self.run.release()
+        if self._comparison is not None:
+            self._comparison.off()
+            self._comparison = None
+
+
+class _Closing(QObject):
+    """Tells the widget when it enters a window and when it leaves it."""
+
+    def __init__(self, widget: DenoiseWidget) -> None:
+        super().__init__()
+        self._widget = widget
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+        """Watch for a new parent: napari takes a closed widget out of its dock."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            docked = isinstance(watched, QWidget) and watched.parentWidget() is not None
+            if docked:
+                self._widget.opened()
+            else:
+                self._widget.closed()
+        return False
+
+
+def _guarded(action: Callable[[], Any]) -> Callable[[], None]:
+    """An action as a button does it: what is wrong with the input is one sentence on the screen."""
+
+    @wraps(action)
+    def act() -> None:
+        try:
+            action()
+        except (ValueError, RuntimeError, MemoryError, OSError) as error:
+            show_error(str(error))
+
+    return act
+
+
+def _ask_open(parent: QWidget, title: str, kinds: str) -> str | None:
+    """A file to read, or None."""
+    return QFileDialog.getOpenFileName(parent, title, "", kinds)[0] or None
+
+
+def _ask_save(parent: QWidget, title: str, name: str, kinds: str) -> str | None:
+    """A file to write, or None; the dialog asks before one is replaced."""
+    return QFileDialog.getSaveFileName(parent, title, name, kinds)[0] or None

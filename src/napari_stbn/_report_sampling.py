@@ -1,0 +1,70 @@
+"""Which part of a run a report looks at, so that its work is bounded; and reading it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .result import DenoiseResult
+from .stack import ArrayLike, Stack, inspect_movie
+
+Array = NDArray[Any]
+
+CHANNELS = 8  # channels that a report shows
+_RUN, _RUNS, _SIDE = 8, 4, 512  # frames in a run, runs of a movie, px: 32 frames of 512 x 512
+_PLACES = ((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0))  # of the runs in large frames
+
+
+def read_frames(
+    result: DenoiseResult, noisy: Stack, channel: int, plane: int, frames: slice
+) -> tuple[Array, Array, Array | None]:
+    """Some frames of one movie, (T, Y, X): noisy, denoised, uncertainty."""
+
+    def cut(array: ArrayLike) -> Array:
+        return noisy.like(array).movie(channel, plane, frames=frames)
+
+    uncertainty = None if result.uncertainty is None else cut(result.uncertainty)
+    return cut(noisy.array), cut(result.denoised), uncertainty
+
+
+def dead_pixels(noisy: Stack, channel: int, plane: int) -> NDArray[np.bool_]:
+    """Pixels (Y, X) that never change: what was made of them is no residual."""
+    dead = inspect_movie(noisy.movie(channel, plane, frames=slice(0, 2 * _RUN))).dead
+    return np.zeros(noisy.frame_shape, bool) if dead is None else dead
+
+
+def measured(noisy: Array, dead: NDArray[np.bool_]) -> Array:
+    """Frames (T, Y, X) as float64 with NaN where nothing was measured."""
+    values = noisy.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    for frame in values:
+        finite = frame[np.isfinite(frame)]
+        if finite.size and finite.max() == finite.min():
+            frame[:] = np.nan
+    values[:, dead] = np.nan
+    return values
+
+
+def windows(stack: Stack) -> Iterator[tuple[slice, slice, slice]]:
+    """Runs of frames over the whole time, in large frames each from another place."""
+    runs = min(_RUNS, math.ceil(stack.n_frames / _RUN))
+    last = max(0, stack.n_frames - _RUN)
+    for run, (y, x) in zip(range(runs), _PLACES, strict=False):
+        first = round(last * run / max(1, runs - 1))
+        height, width = stack.frame_shape
+        yield slice(first, first + _RUN), part(height, _SIDE, y), part(width, _SIDE, x)
+
+
+def part(length: int, most: int, place: float) -> slice:
+    """At most `most` of `length`, from the start (place 0) to the end (place 1)."""
+    first = round(max(0, length - most) * place)
+    return slice(first, first + most)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` numbers; the middle one where there is one, else both ends too."""
+    return sorted({round(float(n)) for n in np.linspace(0, count - 1, min(count, most))})
