@@ -92,13 +92,13 @@ class Form(Container[Any]):
             tooltip="how the noise of the camera is known",
         )
         self.gain = number_row(
-            float, 1, 1e-9, 1e9, name="gain", label="gain", tooltip="counts per photoelectron"
+            float, 1, 1e-9, 1e9, name="gain", label="   gain", tooltip="counts per photoelectron"
         )
         self.offset = number_row(
-            float, 0, -1e9, 1e9, name="offset", label="offset", tooltip="counts in the dark"
+            float, 0, -1e9, 1e9, name="offset", label="   offset", tooltip="counts in the dark"
         )
         self.read_noise = number_row(
-            float, 0, 0, 1e9, name="read_noise", label="read noise", tooltip="photoelectrons rms"
+            float, 0, 0, 1e9, name="read_noise", label="   read noise", tooltip="photoelectrons rms"
         )
         self.start = ComboBox(
             name="start",

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RunPanel", "in_words"]
 
+# White on this blue has a contrast of 5 in both themes.
+_PRIMARY = """
+QPushButton { padding: 6px; font-weight: bold; }
+QPushButton:enabled { background-color: #2f6db5; color: white; }
+QPushButton:enabled:hover { background-color: #3b7ecb; }
+"""
+
 
 class RunPanel:
     """What a run shows and what one can do with it.
@@ -32,7 +39,7 @@ class RunPanel:
 
     def __init__(self) -> None:
         self.fit = PushButton(text="Fit and denoise", tooltip="Learn from this movie, denoise it")
-        self.fit.native.setStyleSheet("font-weight: bold; padding: 6px;")
+        self.fit.native.setStyleSheet(_PRIMARY)
         self.pause = PushButton(text="Pause", tooltip="Rest; press again to go on")
         self.stop = PushButton(
             text="Stop and keep", tooltip="End the fit now and denoise with what was learnt"

@@ -56,6 +56,7 @@ class DenoiseWidget(Form):
         self._inspector = Inspector(self._inspected)
         self._closing = _Closing(self)
         self.native.installEventFilter(self._closing)
+        self.native.destroyed.connect(self._destroyed)
         self._connect()
         self.use(load_preferences())
         active = viewer.layers.selection.active
@@ -68,6 +69,7 @@ class DenoiseWidget(Form):
         self.layer.changed.connect(self._layer_changed)
         self.axes.changed.connect(self._look)
         self.preset.changed.connect(self._preset_changed)
+        self.time_budget.changed.connect(self._describe)
         for row in (self.region, self.channels, self.planes, self.device):
             row.changed.connect(self._look)
         for number in (self.gain, self.offset, self.read_noise):
@@ -106,6 +108,7 @@ class DenoiseWidget(Form):
             source = self.source()
         except ValueError as error:
             self._inspector.forget()
+            self.inspection = None
             self.about.value = f"⚠ {error}"
             return
         self.about.value = "\n".join(filter(None, [self._guess, "looking at the movie…"]))
@@ -114,6 +117,21 @@ class DenoiseWidget(Form):
     def _inspected(self, inspection: Inspection) -> None:
         """Show noise, memory and time."""
         self.inspection = inspection
+        self._describe()
+        if inspection.noise is not None and self.noise.value != "given":
+            model = inspection.noise.model
+            self._filling = True
+            try:
+                self.gain.value, self.offset.value = model.gain, model.offset
+                self.read_noise.value = model.read_noise
+            finally:
+                self._filling = False
+
+    def _describe(self) -> None:
+        """Say what the run will take, and what speaks against it."""
+        inspection = self.inspection
+        if inspection is None:
+            return
         lines = [self._guess] if self._guess else []
         lines += [f"⚠ {sentence}" for sentence in inspection.warnings]
         run = inspection.estimate
@@ -125,14 +143,6 @@ class DenoiseWidget(Form):
                 f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
             )
         self.about.value = "\n".join(lines)
-        if inspection.noise is not None and self.noise.value != "given":
-            model = inspection.noise.model
-            self._filling = True
-            try:
-                self.gain.value, self.offset.value = model.gain, model.offset
-                self.read_noise.value = model.read_noise
-            finally:
-                self._filling = False
 
     def _noise_given(self) -> None:
         if not self._filling:
@@ -328,6 +338,11 @@ class DenoiseWidget(Form):
     def opened(self) -> None:
         """Take the key."""
         self._toggle.bind(self._viewer)
+
+    def _destroyed(self) -> None:
+        """The window is gone: nothing may touch the rows any more."""
+        self._inspector.forget()
+        self.run.release()
 
     def closed(self) -> None:
         """Give back all that is not ours; a job goes on."""
