@@ -21,7 +21,7 @@ from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
 from .preparation import PreparedMovie
-from .prior import blind_loss
+from .prior import blind_loss, network_input
 
 __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
 
@@ -146,7 +146,8 @@ class TrainingStep:
 def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
     """Blind loss of a clip."""
     with autocast(clip.inputs.device, precision):
-        prior = model(clip.inputs, clip.flow_to_previous, clip.flow_to_next)
+        inputs = network_input(clip.inputs, clip.units, model.config)
+        prior = model(inputs, clip.flow_to_previous, clip.flow_to_next)
     return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
 
 
