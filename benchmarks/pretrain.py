@@ -127,6 +127,8 @@ class Trainer:
         ) is not None:
             self.step, self.elapsed = counters["step"], counters["elapsed"]
             self.recent = counters["recent"]
+            self.schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
+            self.schedule.resume(self.step, self.elapsed)
         self.validation: list[tuple[str, float, Scene]] = []
 
     def run(self) -> None:
@@ -134,13 +136,14 @@ class Trainer:
         validate_every = self.options.validate_every
         next_validation, first = self.elapsed, self.step
         try:
-            while (fraction := self.schedule.fraction(self.step, self.elapsed)) < 1:
+            while (fraction := self.schedule.fraction(self.step)) < 1:
                 if self.step - first == self.options.stop_after:
                     break
                 started = time.perf_counter()
                 loss = self._one_step(fraction)
                 self.recent = loss if self.step == 1 else 0.99 * self.recent + 0.01 * loss
                 self.elapsed += time.perf_counter() - started
+                self.schedule.follow(self.step, self.elapsed)
                 if validate_every and self.elapsed >= next_validation:
                     self._validate()
                     next_validation = self.elapsed + validate_every
@@ -177,7 +180,12 @@ class Trainer:
 
     def _save(self) -> None:
         """State to the file."""
-        counters = {"step": self.step, "elapsed": self.elapsed, "recent": self.recent}
+        counters = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "recent": self.recent,
+            "knots": self.schedule.knots,
+        }
         self.file.save(counters, self.average, self.optimizer, self.generator)
 
     def _validate(self) -> None:
