@@ -116,3 +116,22 @@ def test_every_movie_weighs_the_same_whatever_its_brightness(
     even = torch.full((1, 4, 2, 16, 16), 0.3)
     one, other = (pretrain.expected_loss(even, sample, beta=b) for b in (0.0, 1.0))
     torch.testing.assert_close(one, other)
+
+
+def test_the_score_of_the_width_is_lowest_at_the_error(pretrain: ModuleType, scenes: Path) -> None:
+    pool = sys.modules["_pool"]
+    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED + 1, scenes)
+    sample = pool.draw_sample([scene], 4, 16, torch.Generator().manual_seed(0))
+    units = scene.units
+    mean = torch.full((1, 4, 1, 16, 16), 0.2)
+    error = sample.clean - units.to_intensity(mean)[0]
+    noise = units.noise.variance(units.to_intensity(mean)[0])
+    right = float((error.square() / noise).mean().sqrt()) / units.scaling.scale
+    width = torch.tensor(right, requires_grad=True)
+    prior = torch.cat([mean, width.expand_as(mean)], 2)
+    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, sample), width)
+    assert float(slope) * right == pytest.approx(0, abs=1e-3)
+    wide = torch.tensor(2 * right, requires_grad=True)
+    prior = torch.cat([mean, wide.expand_as(mean)], 2)
+    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, sample), wide)
+    assert float(slope) > 0
