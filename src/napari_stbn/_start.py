@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -42,10 +42,16 @@ class FirstModel:
 
 
 def pretrained_model(config: STBNConfig) -> STBN | None:
-    """Network of a size with the weights that come with the package; None where there are none."""
+    """Network of a size with the weights that come with the package; None where there are none.
+
+    Such a network is told of the noise, also where `config` is not: to a fit from random weights,
+    which sees one noise level only, that would say nothing.
+    """
     for path in WEIGHTS:
-        if path.exists() and (model := SavedModel.read(path).model).config == config:
-            return model
+        if path.exists():
+            model = SavedModel.read(path).model
+            if replace(model.config, noise_input=config.noise_input) == config:
+                return model
     return None
 
 

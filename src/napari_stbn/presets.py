@@ -32,10 +32,9 @@ class Preset:
 
 # Many small clips beat few large ones: with as many pixels in all, a fit to clips of 32 px ended
 # above those to 48, 64 and 96 px on `simulate()`. A GPU wants more work in a step.
-_SMALL = STBNConfig(noise_input=True)
 PRESETS: dict[PresetName, Preset] = {
-    "preview": Preset(_SMALL, TrainingConfig(time_budget=30)),
-    "balanced": Preset(_SMALL, TrainingConfig(time_budget=180)),
+    "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),
+    "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
     "best": Preset(STBNConfig(width=32, head_blocks=2), TrainingConfig(time_budget=900, batch=4)),
     "paper": Preset(
         STBNConfig.paper(1),
