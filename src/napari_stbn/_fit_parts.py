@@ -13,7 +13,7 @@ from torch import Tensor
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 
-__all__ = ["Average", "FitFile", "Knot", "Schedule"]
+__all__ = ["Average", "FitFile", "Knot", "Schedule", "Start"]
 
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
@@ -60,6 +60,31 @@ class Average:
             kept = parameter.detach().clone()
             parameter.copy_(value)
             value.copy_(kept)
+
+
+class Start:
+    """The weights that a fit began with, kept until it has shown better ones.
+
+    Parameters
+    ----------
+    average : Average
+        Of the fit, before its first step.
+    loss : float
+        Of these weights on the held-out blocks.
+    """
+
+    def __init__(self, average: Average, loss: float) -> None:
+        self.parameters = average.parameters
+        self.values = [p.detach().clone() for p in average.parameters]
+        self.loss = loss
+        self.last = math.inf  # loss of the fit when it was measured last
+
+    @torch.no_grad()
+    def put_back_unless_beaten(self) -> None:
+        """Give the model its first weights again if the fit did not lower the loss."""
+        if not self.last < self.loss:
+            for value, parameter in zip(self.values, self.parameters, strict=True):
+                parameter.copy_(value)
 
 
 class Schedule:

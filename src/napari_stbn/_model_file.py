@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: networks may be told of the noise
 _KEY = "napari_stbn"
 
 

@@ -17,6 +17,7 @@ from ._fit_parts import Average
 from ._generators import last, relay
 from ._saved_model import SavedModel
 from ._stack_inference import denoise_prepared
+from ._start import FirstModel, first_model
 from .devices import resolve_device
 from .estimates import check_training_memory
 from .flow import FLOW_METHODS, FlowMethod
@@ -66,8 +67,10 @@ class Denoiser:
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Of the fit's inner layers; "auto" tries.
-    start : "fresh" or path, default "fresh"
-        Begin a fit with random weights, or with those of a saved model, whose network is then used.
+    start : {"fresh", "pretrained"} or path, default "fresh"
+        Begin a fit with random weights, with those that come with the package where there are some
+        for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
+        whose network is then used.
 
     Raises
     ------
@@ -122,6 +125,7 @@ class Denoiser:
         self._fitted_in: Precision | None = None
         self._average: Average | None = None
         self._checks = 0
+        self._started_from = ""
 
     def fit(
         self,
@@ -200,7 +204,7 @@ class Denoiser:
         stack = _as_stack(data, axes)
         joint = self._joint(stack)
         first = self._first_model(stack.n_channels if joint else 1)
-        config = first.config
+        config = first.model.config
         plan = training or PRESETS[self.preset].training
         if time_budget is not None or max_steps is not None:
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
@@ -217,7 +221,9 @@ class Denoiser:
             )
             plan = replace(plan, time_budget=left, checks=checks)
         self._checks = plan.checks
-        self.model = first.place(self.device)
+        if first.note:
+            prepared.notes.append(first.note)
+        self.model, self._started_from = first.model.place(self.device), first.name
         precision = self.precision
         if precision == "auto":
             precision = choose_precision(config, self.device)
@@ -232,6 +238,7 @@ class Denoiser:
             precision=precision,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             average=self._average,
+            warm=first.warm,
         )
         try:
             for step in steps:
@@ -450,23 +457,11 @@ class Denoiser:
             return "S" in stack.axes
         return self.channels == "joint" and stack.n_channels > 1
 
-    def _first_model(self, channels: int) -> STBN:
+    def _first_model(self, channels: int) -> FirstModel:
         """The network that a fit begins with."""
-        covariance = self.noise is not None
-        if self.start == "fresh":
-            config = self._network or PRESETS[self.preset].network
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                return STBN(replace(config, channels=channels, covariance=covariance))
-        path = Path(self.start)
-        model = SavedModel.read(path).model
-        if (model.config.channels, model.config.covariance) != (channels, covariance):
-            raise ValueError(
-                f"a fit to {channels} channel(s) {'with' if covariance else 'without'} a noise "
-                f"model cannot start from {path.name}, which is for {model.config.channels} "
-                f"{'with' if model.config.covariance else 'without'} one; start fresh"
-            )
-        return model
+        config = self._network or PRESETS[self.preset].network
+        config = replace(config, channels=channels, covariance=self.noise is not None)
+        return first_model(self.start, config, self.seed)
 
     def _report(self, prepared: PreparedStack, seconds: float) -> dict[str, Any]:
         """What was done, in plain values."""
@@ -483,7 +478,8 @@ class Denoiser:
             "precision": self._fitted_in,
             "skipped_steps": last.skipped if last else 0,
             "fit_seconds": round(last.elapsed, 2) if last else 0.0,
-            "start": Path(self.start).name,
+            "start": self._started_from,
+            "start_held_out_loss": last.start_held_out if last else None,
             "checks": self._checks,
             "pace": [list(knot) for knot in last.pace] if last else [],
             "denoise_seconds": round(seconds, 2),

@@ -64,9 +64,8 @@ def receptive_field(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = STBN(config).double()
-            inputs = config.channels + config.map_channels
             movie = torch.randn(
-                1, frames, inputs, size, size, dtype=torch.float64, requires_grad=True
+                1, frames, config.inputs, size, size, dtype=torch.float64, requires_grad=True
             )
         if isinstance(model, STBN):
             network.load_state_dict(model.state_dict())

@@ -137,7 +137,7 @@ def check_training_memory(
 def _denoise_seconds(model: STBN, stack: Stack) -> float:
     """Seconds of inference, scaled from a small clip."""
     device = next(model.parameters()).device
-    frames = torch.zeros(1, _PROBE[0], model.config.channels, *_PROBE[1:], device=device)
+    frames = torch.zeros(1, _PROBE[0], model.config.inputs, *_PROBE[1:], device=device)
     flow = torch.zeros(1, _PROBE[0] - 1, 2, *_PROBE[1:], device=device)
     states = torch.zeros(_PROBE[0], model.config.width, *_PROBE[1:], device=device)
     model(frames, flow, flow)

@@ -34,7 +34,7 @@ from .network import STBN
 from .network.stbn import Direction, head_radius, state_radius
 from .precision import Precision, autocast
 from .preparation import PreparedMovie
-from .prior import posterior, prior_mean, prior_std
+from .prior import network_input, posterior, prior_mean, prior_std
 
 __all__ = ["DenoisedWindow", "InferencePlan", "denoise_frame", "denoise_frames", "plan_inference"]
 
@@ -350,8 +350,9 @@ class _Runner:
         return DenoisedWindow(start, mean, std, blind, fraction)
 
     def _frame(self, t: int) -> Tensor:
-        """Network input (1, C, Y, X) at frame t."""
+        """Network input (1, C', Y, X) at frame t."""
         frame = self.movie.inputs[t][None].to(self.device)
+        frame = network_input(frame, self.movie.units, self.model.config)
         return frame.contiguous(memory_format=torch.channels_last)
 
     def _tiled(

@@ -51,7 +51,7 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = STBN(config).place(device)
-        frames = torch.randn(1, 3, config.channels + config.map_channels, 48, 48, device=device)
+        frames = torch.randn(1, 3, config.inputs, 48, 48, device=device)
     flow = torch.zeros(1, 2, 2, 48, 48, device=device)
     gradients, seconds = {}, {}
     for precision in ("float32", "bfloat16"):

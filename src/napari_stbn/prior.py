@@ -10,6 +10,7 @@ would need an inverse that is unbiased only where the prior is sharp.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ._intensity import IntensityScaling
+from .network import STBNConfig
 from .noise import NoiseModel
 
-__all__ = ["Units", "blind_loss", "posterior", "prior_mean", "prior_std"]
+__all__ = ["Units", "blind_loss", "network_input", "posterior", "prior_mean", "prior_std"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,43 @@ class Units:
         """Map network units to intensities [user's units]; the exact inverse of `to_network`."""
         stable = values * self.scaling.scale + self.scaling.offset
         return stable if self.noise is None else self.noise.unstabilize(stable)
+
+    @property
+    def noise_level(self) -> tuple[float, float]:
+        """What a network is told of the noise, both of order one; zeros without a noise model.
+
+        The logarithm of the noise's standard deviation in network units, and by how much that
+        deviation grows over its own length at the middle intensity: the bend of the stabilising
+        transform, by which the mean of transformed values misses the transformed mean.
+        """
+        if self.noise is None:
+            return 0.0, 0.0
+        middle = self.to_intensity(torch.zeros(1, dtype=torch.float64))
+        std = self.noise.variance(middle).sqrt()
+        growth = self.noise.variance(middle + std).sqrt() - self.noise.variance(middle - std).sqrt()
+        level = 1.0 - math.log(self.scaling.scale)  # stabilised noise has unit variance
+        return min(max(level, -4.0), 4.0), float(2 * growth / std)
+
+
+def network_input(inputs: Tensor, units: Sequence[Units], config: STBNConfig) -> Tensor:
+    """Put what a network is told of the noise behind the channels of a frame or clip.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (..., C + map_channels, H, W) [network units]
+    units : sequence of Units, length C
+    config : STBNConfig
+        Without `STBNConfig.noise_input` the inputs are returned as they are.
+
+    Returns
+    -------
+    Tensor, shape (..., `config.inputs`, H, W)
+    """
+    if not config.noise_input:
+        return inputs
+    levels = inputs.new_tensor([value for unit in units for value in unit.noise_level])
+    *before, _, h, w = inputs.shape
+    return torch.cat([inputs, levels[:, None, None].expand(*before, -1, h, w)], -3)
 
 
 def prior_mean(prior: Tensor, units: Sequence[Units]) -> Tensor:

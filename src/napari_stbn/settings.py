@@ -73,7 +73,8 @@ class RunSettings:
     ] = "estimate"
     flow: Annotated[FlowMethod, {"label": "Motion", "tooltip": "how motion is estimated"}] = "dis"
     start: Annotated[
-        str, {"label": "Start from", "tooltip": "random weights, or those of a saved model"}
+        str,
+        {"label": "Start from", "tooltip": "fresh (random weights), pretrained, or a saved model"},
     ] = "fresh"
     channels: Annotated[
         Literal["auto", "separate", "joint"],

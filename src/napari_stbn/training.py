@@ -16,12 +16,12 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ._fit_parts import Average, FitFile, Knot, Schedule
+from ._fit_parts import Average, FitFile, Knot, Schedule, Start
 from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
 from .preparation import PreparedMovie
-from .prior import blind_loss
+from .prior import blind_loss, network_input
 
 __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
 
@@ -43,7 +43,9 @@ class TrainingConfig:
     clip_frames, clip_size, batch
         Frames and side [px] of a clip, and clips in a step.
     learning_rate
-        Peak learning rate of Adam.
+        Peak learning rate of Adam, in a fit from random weights.
+    warm_learning_rate
+        The same in a fit from weights that were learnt before.
     decay_from
         Part of the fit, 0 to 1, after which the learning rate falls along a cosine.
     gradient_norm
@@ -70,6 +72,9 @@ class TrainingConfig:
     learning_rate: Annotated[float, {"min": 1e-6, "max": 0.1, "tooltip": "peak learning rate"}] = (
         2e-3
     )
+    warm_learning_rate: Annotated[
+        float, {"min": 1e-6, "max": 0.1, "tooltip": "peak learning rate from learnt weights"}
+    ] = 5e-4
     decay_from: Annotated[
         float, {"min": 0.0, "max": 1.0, "tooltip": "where the learning rate starts to fall"}
     ] = 0.3
@@ -119,6 +124,9 @@ class TrainingStep:
     held_out
         Blind loss of the averaged weights on the held-out blocks, in the steps where it was
         measured, else None.
+    start_held_out
+        The same of the weights that the fit began with, None where those were random. If it is
+        lower than the last of `held_out`, the fit ends with these weights.
     elapsed, remaining
         Seconds of work so far, and expected to come.
     fraction
@@ -141,12 +149,14 @@ class TrainingStep:
     learning_rate: float
     skipped: int
     pace: tuple[Knot, ...] = ()
+    start_held_out: float | None = None
 
 
 def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
     """Blind loss of a clip."""
     with autocast(clip.inputs.device, precision):
-        prior = model(clip.inputs, clip.flow_to_previous, clip.flow_to_next)
+        inputs = network_input(clip.inputs, clip.units, model.config)
+        prior = model(inputs, clip.flow_to_previous, clip.flow_to_next)
     return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
 
 
@@ -183,6 +193,7 @@ def training_steps(
     precision: Precision = "float32",
     checkpoint: Path | None = None,
     average: Average | None = None,
+    warm: bool = False,
 ) -> Generator[TrainingStep, None, None]:
     """Fit a network to noisy movies, in place.
 
@@ -204,6 +215,9 @@ def training_steps(
         exists; removed when the fit is done. On the CPU a fit that goes on gives the same numbers.
     average : Average, optional
         Filled with the averaged weights, for a look at them between two steps.
+    warm : bool, default False
+        The model's weights were learnt before: go on gently, and put them back in the end if the
+        blind loss on the held-out blocks did not get lower.
 
     Yields
     ------
@@ -238,6 +252,9 @@ def training_steps(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
     )
     average = average or Average(model, config.averaging)
+    if warm:  # such a network is no longer unsure everywhere, which is what beta is for
+        config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
+    start = Start(average, _held_out_loss(model, held_out, precision)) if warm else None
     schedule = Schedule(config)
     best, since_best, next_check = math.inf, 0, 1 / config.checks
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
@@ -283,6 +300,8 @@ def training_steps(
                 average.swap()
                 score = _held_out_loss(model, held_out, precision)
                 average.swap()
+                if start is not None:
+                    start.last = score
                 if score < best - _GAIN:
                     best, since_best = score, 0
                 else:
@@ -315,9 +334,12 @@ def training_steps(
                 learning_rate=rate,
                 skipped=skipped,
                 pace=tuple(schedule.knots),
+                start_held_out=None if start is None else start.loss,
             )
             if fraction >= 1:
                 file.remove()
                 return
     finally:
         average.swap()
+        if start is not None:
+            start.put_back_unless_beaten()

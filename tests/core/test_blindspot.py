@@ -49,7 +49,7 @@ class Scene:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = STBN(config).double()
-            frames = torch.randn(1, t, config.channels + config.map_channels, h, w).double()
+            frames = torch.randn(1, t, config.inputs, h, w).double()
             flows = 3 * torch.randn(2, 1, t - 1, 2, h, w).double()
             if every_path:
                 frames = frames.abs()
@@ -111,6 +111,7 @@ def scenes(draw: st.DrawFn) -> tuple[Scene, int, int, int]:
         expansion_blocks=draw(st.integers(1, 3)),
         head_blocks=draw(st.integers(1, 3)),
         covariance=draw(st.booleans()),
+        noise_input=draw(st.booleans()),
     )
     t, h, w = draw(st.integers(2, 5)), draw(SIDES), draw(SIDES)
     frame = draw(st.integers(0, t - 1))

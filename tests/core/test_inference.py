@@ -24,7 +24,7 @@ from napari_stbn.inference import (
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.preparation import PreparedMovie, prepare_movie
-from napari_stbn.prior import posterior, prior_mean
+from napari_stbn.prior import network_input, posterior, prior_mean
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
 NOISE = PoissonGaussianNoise(2.0, 100.0, 1.6)
@@ -84,7 +84,8 @@ def run(
 @torch.no_grad()
 def at_once(model: STBN, movie: PreparedMovie) -> tuple[Tensor, Tensor, Tensor]:
     """The same from one call of the network."""
-    prior = model(movie.inputs[None], movie.flow_to_previous[None], movie.flow_to_next[None])
+    inputs = network_input(movie.inputs[None], movie.units, model.config)
+    prior = model(inputs, movie.flow_to_previous[None], movie.flow_to_next[None])
     mean, std = posterior(prior, movie.intensities[None], movie.units)
     return mean[0], std[0], prior_mean(prior, movie.units)[0]
 
@@ -106,6 +107,19 @@ def test_windows_and_tiles_change_nothing(window: int, tile: int) -> None:
     for one, other in zip((mean, std, prior), at_once(model, movie), strict=True):
         assert one.shape == (7, 1, 61, 53)
         assert worst(one, other, movie) < 1e-4
+
+
+def test_a_network_that_is_told_the_noise_gives_the_same_in_tiles() -> None:
+    config = replace(TINY, noise_input=True)
+    model, movie = random_model(config), random_movie((5, 61, 53))
+    with torch.no_grad():
+        for block in model.align.values():  # a fit starts from zero there
+            nn.init.normal_(block.inlet.weight[:, 1:3])  # type: ignore[union-attr,index]
+    for one, other in zip(run(model, movie, 2, 32)[:3], at_once(model, movie), strict=True):
+        assert worst(one, other, movie) < 1e-4
+    louder = tuple(replace(u, scaling=replace(u.scaling, scale=0.3)) for u in movie.units)
+    told = at_once(model, replace(movie, units=louder))[1]
+    assert not torch.allclose(told, at_once(model, movie)[1])
 
 
 def test_averaged_over_origins_windows_and_tiles_change_nothing_either() -> None:

@@ -66,6 +66,18 @@ def test_a_loaded_model_can_be_saved_again(model_path: Path, tmp_path: Path) -> 
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
+def test_a_model_of_format_1_loads(model_path: Path, tmp_path: Path) -> None:
+    """It says nothing of `noise_input`: its network was not told of the noise."""
+    file = read_model_file(model_path)
+    network = {k: v for k, v in file.header["network"].items() if k != "noise_input"}
+    path = rewritten(model_path, tmp_path / "old.stbn", format_version=1, network=network)
+    one, two = (Denoiser.load(p, device="cpu") for p in (model_path, path))
+    assert one.model is not None
+    assert two.model is not None
+    assert two.model.config == one.model.config
+    assert not two.model.config.noise_input
+
+
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "m.stbn"
     path.write_text("something dear")
@@ -122,7 +134,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_with_what_to_do(model_path: Path, tmp_path: Path) -> None:
     path = rewritten(model_path, tmp_path / "new.stbn", format_version=FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match=r"has format 2, .* reads up to 1; update napari-stbn"):
+    with pytest.raises(ValueError, match=r"has format 3, .* reads up to 2; update napari-stbn"):
         Denoiser.load(path)
 
 

@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal
 
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise
-from napari_stbn.prior import Units, blind_loss, posterior, prior_mean
+from napari_stbn.prior import Units, blind_loss, network_input, posterior, prior_mean
 from napari_stbn.stack import IntensityScaling
 
 SHAPE = (2, 3, 4, 5)  # N, T, H, W
@@ -288,3 +288,56 @@ def test_units_are_inverted(model: Any, offset: float, scale: float, seed: int) 
     torch.testing.assert_close(unit.to_intensity(unit.to_network(y)), y, rtol=1e-9, atol=1e-6)
     z = torch.empty(100, dtype=torch.float64).uniform_(-5, 5, generator=generator)
     torch.testing.assert_close(unit.to_network(unit.to_intensity(z)), z, rtol=1e-6, atol=1e-6)
+
+
+def test_the_noise_a_network_is_told_of_is_that_of_its_inputs() -> None:
+    """The first number is the logarithm of the standard deviation that noise has there."""
+    generator = torch.Generator().manual_seed(0)
+    for photons, read_noise in ((3.0, 1.6), (50.0, 1.6), (200.0, 0.2)):
+        noise = PoissonGaussianNoise(2.0, 100.0, read_noise)
+        light = torch.poisson(torch.full((200_000,), photons), generator=generator)
+        light += read_noise * torch.randn(light.shape, generator=generator)
+        stable = noise.stabilize(100 + 2 * light)
+        units = Units(noise, IntensityScaling(float(stable.mean()), 4.0))
+        level, _ = units.noise_level
+        assert math.exp(level - 1) == pytest.approx(float((stable / 4).std()), rel=0.1)
+
+
+def test_the_bend_of_the_noise_is_that_of_the_transform() -> None:
+    """Gaussian noise has none; with shot noise it is larger, the fewer the photons."""
+    assert Units(GaussianNoise(3.0), IntensityScaling(0.0, 1.0)).noise_level[1] == 0
+    bends = []
+    for photons in (2.0, 20.0, 200.0):
+        noise = PoissonGaussianNoise(2.0, 100.0, 1.0)
+        middle = float(noise.stabilize(torch.tensor(100 + 2 * photons)))
+        bends.append(Units(noise, IntensityScaling(middle, 1.0)).noise_level[1])
+        if photons > 2:  # below, the noise reaches the dark end
+            assert bends[-1] == pytest.approx(2 / math.sqrt(photons + 1), rel=0.05)
+    assert bends == sorted(bends, reverse=True)
+    assert 0 < bends[-1] < bends[0] < 4
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_noise_maps_follow_the_channels_of_a_frame(channels: int) -> None:
+    inputs = torch.randn(2, 3, channels, 8, 9)
+    units = units_of(channels)
+    config = STBNConfig(channels=channels, noise_input=True)
+    told = network_input(inputs, units, config)
+    assert told.shape[2] == config.inputs == 3 * channels
+    assert torch.equal(told[:, :, :channels], inputs)
+    for i, value in enumerate(v for unit in units for v in unit.noise_level):
+        torch.testing.assert_close(
+            told[:, :, channels + i], torch.full_like(told[:, :, 0], value), rtol=1e-6, atol=1e-6
+        )
+    assert network_input(inputs, units, replace(config, noise_input=False)) is inputs
+    assert Units(None, IntensityScaling(0.0, 1.0)).noise_level == (0.0, 0.0)
+
+
+def test_noise_maps_add_nothing_before_the_first_step() -> None:
+    """Fresh fits start from the same sort of network, told of the noise or not."""
+    model = STBN(STBNConfig(width=4, noise_input=True))
+    frames = torch.randn(1, 3, 3, 8, 8)
+    flow = torch.zeros(1, 2, 2, 8, 8)
+    told = frames.clone()
+    told[:, :, 1:] = 7
+    assert torch.equal(model(frames, flow, flow), model(told, flow, flow))

@@ -54,6 +54,10 @@ class STBNConfig:
         models, whose factor may take either sign: it then passes through zero between regions of
         different sign, where the prior claims a certainty that it does not have. Measured on
         `simulate()`: where such a factor was below 0.05, the error was 7 times what it claimed.
+    noise_input
+        Two constant maps for each channel after all other inputs, that describe its noise
+        (`napari_stbn.prior.network_input`), so that one set of weights serves every noise level.
+        They depend on no pixel, so the blind spot is what it is without them.
     """
 
     channels: Annotated[
@@ -74,6 +78,7 @@ class STBNConfig:
         bool, {"tooltip": "predict the prior's covariance, not only its mean"}
     ] = True
     positive_factor: Annotated[bool, {"tooltip": "keep the covariance factor positive"}] = True
+    noise_input: Annotated[bool, {"tooltip": "tell the network how strong the noise is"}] = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -90,6 +95,11 @@ class STBNConfig:
             raise ValueError(f"map_channels must not be negative, got {self.map_channels}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width must be an even number of at least 2, got {self.width}")
+
+    @property
+    def inputs(self) -> int:
+        """Channels of a frame as the network takes it: the image, its maps, its noise."""
+        return self.channels + self.map_channels + 2 * self.channels * self.noise_input
 
     @property
     def outputs(self) -> int:
@@ -146,7 +156,7 @@ class AlignmentBlock(nn.Module):
     def __init__(self, config: STBNConfig) -> None:
         super().__init__()
         w = config.width
-        self.inlet = nn.Conv2d(config.channels + config.map_channels + w, w, 1)
+        self.inlet = nn.Conv2d(config.inputs + w, w, 1)
         self.blind = BlindSpotConv2d(w, w)
         self.mix = _pointwise(w, w, w)
         self.blocks = nn.Sequential(*(DilatedResidual(w) for _ in range(config.alignment_blocks)))
@@ -263,6 +273,8 @@ class STBN(nn.Module):
             if name.endswith(".inlet") and name.startswith("align"):
                 # The frame is one channel beside many of the state, which is zero at first.
                 module.weight[:, :inputs] *= (self.config.width / inputs) ** 0.5
+                # A constant is a bias: it starts as biases do.
+                module.weight[:, inputs : self.config.inputs] = 0
         self._last.weight *= 0.1
 
     @property
@@ -275,8 +287,8 @@ class STBN(nn.Module):
 
         Parameters
         ----------
-        frames : Tensor, shape (N, T, C + map_channels, H, W)
-            Noisy clips, T >= 2, H and W >= 8.
+        frames : Tensor, shape (N, T, `STBNConfig.inputs`, H, W)
+            Noisy clips with their maps, T >= 2, H and W >= 8.
         flow_to_previous, flow_to_next : Tensor, shape (N, T - 1, 2, H, W) [px], ordered (dx, dy)
             Entry t leads from frame t + 1 to t, and from frame t to t + 1.
 
@@ -352,7 +364,7 @@ class STBN(nn.Module):
 
     def check(self, frames: Tensor, flow_to_previous: Tensor, flow_to_next: Tensor) -> None:
         """Raise ValueError where shapes are not those of `forward`."""
-        inputs = self.config.channels + self.config.map_channels
+        inputs = self.config.inputs
         if frames.ndim != 5 or frames.shape[2] != inputs:
             raise ValueError(
                 f"frames must have shape (N, T, {inputs}, H, W), got {tuple(frames.shape)}"

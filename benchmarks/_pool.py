@@ -1,0 +1,270 @@
+"""Simulated movies of every kind and noise level for `pretrain.py`, each prepared as a fit does.
+
+Seeds from 1,000,000 are for training, from 900,000 for validation; tests and the other benchmarks
+stay far below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_stbn.clips import turn
+from napari_stbn.flow.estimators import estimate_flow
+from napari_stbn.noise import PoissonGaussianNoise, estimate_noise
+from napari_stbn.preparation import network_scaling
+from napari_stbn.prior import Units
+from napari_stbn.samples import KINDS, simulate
+from napari_stbn.stack import IntensityScaling
+
+FIRST_TRAINING_SEED = 1_000_000
+FIRST_VALIDATION_SEED = 900_000
+VALIDATION_PHOTONS = (4.0, 20.0, 100.0)
+_SHAPE = (14, 112, 112)
+_ROUNDING = 1 / 12  # variance [counts²] that rounding to whole counts adds
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One simulated movie with its truth and with what a fit would have measured of it.
+
+    Attributes
+    ----------
+    noisy, clean : Tensor, shape (T, 1, Y, X) [counts]
+    flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, Y, X), float16 [px], ordered (dx, dy)
+        As estimated from the noisy movie, or zero.
+    camera : PoissonGaussianNoise
+        The true noise.
+    units : Units
+        With the noise and the scaling that were estimated, or given.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    flow_to_previous: Tensor
+    flow_to_next: Tensor
+    camera: PoissonGaussianNoise
+    units: Units
+
+    def true_variance(self, clean: Tensor) -> Tensor:
+        """Variance of the noise at clean intensities [counts²], with that of rounding."""
+        return self.camera.variance(clean) + _ROUNDING
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one training movie is simulated with; see `napari_stbn.samples.simulate`."""
+
+    kind: str
+    photons: float
+    gain: float
+    offset: float
+    read_noise: float
+    psf_sigma: float
+    motion: float
+    bleaching: float
+    drift: float  # px a frame that the whole field moves
+    known_noise: bool
+    flow: str
+
+    @classmethod
+    def draw(cls, seed: int) -> Settings:
+        """Settings of a seed."""
+        rng = np.random.default_rng([seed, 1])
+        photons = float(np.exp(rng.uniform(np.log(2), np.log(200))))
+        read_noise = float(np.exp(rng.uniform(np.log(0.4), np.log(4))))
+        if rng.random() < 0.1:  # hardly any shot noise, as after background subtraction
+            read_noise, photons = photons * rng.uniform(0.03, 0.2), 4 * photons
+        gain = float(np.exp(rng.uniform(np.log(0.7), np.log(8))))
+        return cls(
+            kind=str(rng.choice(KINDS)),
+            photons=photons,
+            gain=gain,
+            offset=float(rng.uniform(5, 12)) * gain * read_noise + float(rng.uniform(0, 400)),
+            read_noise=read_noise,
+            psf_sigma=float(rng.uniform(0.8, 2.0)),
+            motion=float(np.exp(rng.uniform(np.log(0.2), np.log(2.5)))),
+            bleaching=float(rng.uniform(0, 0.6)) if rng.random() < 0.3 else 0.0,
+            drift=float(rng.uniform(0.5, 3)) if rng.random() < 0.25 else 0.0,
+            known_noise=bool(rng.random() < 0.15),
+            flow="none" if rng.random() < 0.1 else "dis",
+        )
+
+
+def make_scene(seed: int, settings: Settings, shape: tuple[int, int, int] = _SHAPE) -> Scene:
+    """Simulate a movie and measure its noise and flow as a fit does."""
+    frames, height, width = shape
+    rng = np.random.default_rng([seed, 2])
+    margin = int(np.ceil(settings.drift * frames)) + 2 if settings.drift else 0
+    movie = simulate(
+        (frames, height + 2 * margin, width + 2 * margin),
+        kind=settings.kind,
+        photons=settings.photons,
+        gain=settings.gain,
+        offset=settings.offset,
+        read_noise=settings.read_noise,
+        psf_sigma=settings.psf_sigma,
+        motion=settings.motion,
+        bleaching=settings.bleaching,
+        seed=seed,
+    )
+    angle = rng.uniform(0, 2 * np.pi)
+    speed = settings.drift * np.array([np.sin(angle), np.cos(angle)])
+    path = np.rint(margin + speed * (np.arange(frames)[:, None] - (frames - 1) / 2)).astype(int)
+    # Whole pixels, so that the noise stays independent from pixel to pixel.
+    window = [(slice(y, y + height), slice(x, x + width)) for y, x in path]
+    noisy = np.stack([f[w] for f, w in zip(movie.noisy, window, strict=True)]).astype(np.float32)
+    clean = np.stack([f[w] for f, w in zip(movie.clean, window, strict=True)])
+    camera = PoissonGaussianNoise(movie.gain, movie.offset, movie.read_noise)
+    noise = camera if settings.known_noise else estimate_noise(noisy).model
+    flow = estimate_flow(noisy, settings.flow)  # type: ignore[arg-type]
+    return Scene(
+        noisy=torch.from_numpy(noisy)[:, None],
+        clean=torch.from_numpy(clean)[:, None],
+        flow_to_previous=torch.from_numpy(flow.to_previous).half(),
+        flow_to_next=torch.from_numpy(flow.to_next).half(),
+        camera=camera,
+        units=Units(noise, network_scaling(noise.stabilize(noisy))),
+    )
+
+
+def validation_scenes() -> Iterator[tuple[str, float, Scene]]:
+    """Kind, photons and scene of movies that no training sees, with the defaults of `simulate`."""
+    for number, kind in enumerate(k for k in KINDS if k != "static"):
+        for level, photons in enumerate(VALIDATION_PHOTONS):
+            seed = FIRST_VALIDATION_SEED + 10 * number + level
+            settings = Settings(
+                kind=kind,
+                photons=photons,
+                gain=2.0,
+                offset=100.0,
+                read_noise=1.6,
+                psf_sigma=1.2,
+                motion=1.0,
+                bleaching=0.0,
+                drift=0.0,
+                known_noise=False,
+                flow="dis",
+            )
+            yield kind, photons, make_scene(seed, settings, (14, 96, 96))
+
+
+def load_or_make(seed: int, folder: Path) -> Scene:
+    """Training scene of a seed, from its file where there is one."""
+    path = folder / f"scene_{seed}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            return _unpacked(dict(file))
+    scene = make_scene(seed, Settings.draw(seed))
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as out:
+        np.savez(out, **_packed(scene))  # type: ignore[arg-type]  # numpy's stub
+    partial.replace(path)
+    return scene
+
+
+def _packed(scene: Scene) -> dict[str, NDArray[Any]]:
+    """A scene as plain arrays."""
+    noise = scene.units.noise
+    if not isinstance(noise, PoissonGaussianNoise):
+        raise TypeError(f"the noise of a scene must be Poisson-Gaussian, got {noise!r}")
+    return {
+        "noisy": scene.noisy.numpy().astype(np.uint16),
+        "clean": scene.clean.numpy(),
+        "flow_to_previous": scene.flow_to_previous.numpy(),
+        "flow_to_next": scene.flow_to_next.numpy(),
+        "camera": np.array(list(asdict(scene.camera).values())),
+        "noise": np.array([noise.gain, noise.offset, noise.read_noise]),
+        "scaling": np.array(list(asdict(scene.units.scaling).values())),
+    }
+
+
+def _unpacked(arrays: dict[str, NDArray[Any]]) -> Scene:
+    """The inverse of `_packed`."""
+    noise = PoissonGaussianNoise(*map(float, arrays["noise"]))
+    return Scene(
+        noisy=torch.from_numpy(arrays["noisy"].astype(np.float32)),
+        clean=torch.from_numpy(arrays["clean"]),
+        flow_to_previous=torch.from_numpy(arrays["flow_to_previous"]),
+        flow_to_next=torch.from_numpy(arrays["flow_to_next"]),
+        camera=PoissonGaussianNoise(*map(float, arrays["camera"])),
+        units=Units(noise, IntensityScaling(*map(float, arrays["scaling"]))),
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One crop of a scene.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape (T, 1, H, W) [network units]
+    clean : Tensor, shape (T, 1, H, W) [counts]
+    flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, H, W) [px]
+    scene : Scene
+    """
+
+    inputs: Tensor
+    clean: Tensor
+    flow_to_previous: Tensor
+    flow_to_next: Tensor
+    scene: Scene
+
+
+def reversed_in_time(sample: Sample) -> Sample:
+    """The same crop run backwards: each direction of the flow takes the other's place."""
+    return replace(
+        sample,
+        inputs=sample.inputs.flip(0),
+        clean=sample.clean.flip(0),
+        flow_to_previous=sample.flow_to_next.flip(0),
+        flow_to_next=sample.flow_to_previous.flip(0),
+    )
+
+
+def draw_sample(
+    scenes: Sequence[Scene], frames: int, size: int, generator: torch.Generator
+) -> Sample:
+    """Crop a random scene; turned, mirrored, reversed in time and given new noise at random.
+
+    Half of the samples keep the noise that the flow was estimated from, as in a fit.
+    """
+
+    def integer(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator))
+
+    scene = scenes[integer(len(scenes))]
+    length, _, height, width = scene.noisy.shape
+    t, y, x = integer(length - frames + 1), integer(height - size + 1), integer(width - size + 1)
+    box = (..., slice(y, y + size), slice(x, x + size))
+    clean = scene.clean[t : t + frames][box]
+    if integer(2):
+        camera = scene.camera
+        light = ((clean - camera.offset) / camera.gain).clamp(min=0)
+        electrons = torch.poisson(light, generator=generator)
+        electrons += camera.read_noise * torch.randn(light.shape, generator=generator)
+        noisy = (camera.offset + camera.gain * electrons).round().clamp(0, 65535)
+    else:
+        noisy = scene.noisy[t : t + frames][box]
+    quarter, mirror = integer(4), bool(integer(2))
+    pairs = slice(t, t + frames - 1)
+    to_previous, to_next = (
+        turn(flow[pairs][box].float(), quarter, mirror, vectors=True)
+        for flow in (scene.flow_to_previous, scene.flow_to_next)
+    )
+    sample = Sample(
+        inputs=turn(scene.units.to_network(noisy), quarter, mirror),
+        clean=turn(clean, quarter, mirror),
+        flow_to_previous=to_previous,
+        flow_to_next=to_next,
+        scene=scene,
+    )
+    return reversed_in_time(sample) if integer(2) else sample

@@ -1,0 +1,317 @@
+"""Train the weights that a fit can start from, on simulated movies of all kinds and noise levels.
+
+``python benchmarks/pretrain.py --minutes 75 --cache CACHE --output weights.stbn`` can be stopped at
+any time and called again: it goes on from the state in CACHE. See docs/warm_start.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from _common import use_threads
+from _pool import (
+    FIRST_TRAINING_SEED,
+    Sample,
+    Scene,
+    draw_sample,
+    load_or_make,
+    validation_scenes,
+)
+from napari_stbn._fit_parts import Average, FitFile, Schedule
+from napari_stbn._saved_model import SavedModel
+from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.precision import Precision, autocast, choose_precision
+from napari_stbn.prior import Units, blind_loss, network_input, posterior, prior_mean
+from napari_stbn.training import UNLIMITED_STEPS, TrainingConfig
+
+SIZES = {
+    "small": STBNConfig(noise_input=True),
+    "standard": STBNConfig(width=32, head_blocks=2, noise_input=True),
+}
+# (from this part of the training on, clips in a step, frames, side [px]). Short small clips while
+# the learning rate is high; long large ones, as inference will see them, while it falls.
+_WIDTH_WEIGHT = 0.25
+_LEAST_WIDTH = 0.03  # of the noise's standard deviation: no need to know smaller ones apart
+STAGES = ((0.0, 4, 8, 40), (0.65, 3, 10, 56), (0.85, 2, 12, 72))
+
+
+def main() -> None:
+    """Make or load the scenes, train for the time given, write the averaged weights."""
+    options = _options()
+    use_threads(options.threads)
+    cache: Path = options.cache
+    started = time.perf_counter()
+    scenes = []
+    for number in range(options.scenes):
+        scenes.append(load_or_make(FIRST_TRAINING_SEED + number, cache))
+        if (number + 1) % 50 == 0:
+            _log(f"{number + 1} scenes after {time.perf_counter() - started:.0f} s")
+    config = SIZES[options.size]
+    device = torch.device(options.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = STBN(config)
+    model.place(device)
+    precision = options.precision or choose_precision(config, device)
+    trainer = Trainer(model, scenes, options, precision)
+    trainer.run()
+    write_weights(options.output, model, options.seed, trainer.step)
+    _log(f"wrote {options.output}, {options.output.stat().st_size / 1e6:.2f} MB")
+
+
+def _options() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--minutes", type=float, default=60.0, help="of training, all calls together"
+    )
+    limit.add_argument("--hours", type=float, help="the same in hours")
+    parser.add_argument("--steps", type=int, default=UNLIMITED_STEPS, help="steps at most")
+    parser.add_argument("--stop-after", type=int, help="stop this call after so many steps")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scenes", type=int, default=400, help="movies that are simulated")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--cache", type=Path, required=True, help="folder of scenes and state")
+    parser.add_argument("--output", type=Path, required=True, help="file of the weights")
+    parser.add_argument("--validate-every", type=float, default=300.0, help="seconds; 0 never")
+    return parser.parse_args()
+
+
+class Trainer:
+    """The training: clips of many movies in each step, state in a file, weights averaged."""
+
+    def __init__(
+        self,
+        model: STBN,
+        scenes: Sequence[Scene],
+        options: argparse.Namespace,
+        precision: Precision,
+    ) -> None:
+        self.model, self.scenes, self.precision = model, scenes, precision
+        self.options = options
+        self.device = next(model.parameters()).device
+        self.generator = torch.Generator().manual_seed(options.seed)
+        seconds = 60 * (60 * options.hours if options.hours else options.minutes)
+        self.config = TrainingConfig(
+            max_steps=options.steps,
+            time_budget=None if options.steps < UNLIMITED_STEPS else seconds,
+            learning_rate=options.learning_rate,
+        )
+        self.schedule = Schedule(self.config)
+        self.average = Average(model, self.config.averaging)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+        identity = {
+            "size": options.size,
+            "seed": options.seed,
+            "scenes": options.scenes,
+            "learning_rate": options.learning_rate,
+            "precision": precision,
+        }
+        options.cache.mkdir(parents=True, exist_ok=True)
+        self.file = FitFile(options.cache / f"state_{options.size}_{options.seed}.stbn", identity)
+        self.step, self.elapsed, self.recent = 0, 0.0, 0.0
+        if (
+            counters := self.file.restore(self.average, self.optimizer, self.generator)
+        ) is not None:
+            self.step, self.elapsed = counters["step"], counters["elapsed"]
+            self.recent = counters["recent"]
+            self.schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
+            self.schedule.resume(self.step, self.elapsed)
+        self.validation: list[tuple[str, float, Scene]] = []
+
+    def run(self) -> None:
+        """Train to the end of the budget; the model then holds the averaged weights."""
+        validate_every = self.options.validate_every
+        next_validation, first = self.elapsed, self.step
+        try:
+            while (fraction := self.schedule.fraction(self.step)) < 1:
+                if self.step - first == self.options.stop_after:
+                    break
+                started = time.perf_counter()
+                loss = self._one_step(fraction)
+                self.recent = loss if self.step == 1 else 0.99 * self.recent + 0.01 * loss
+                self.elapsed += time.perf_counter() - started
+                self.schedule.follow(self.step, self.elapsed)
+                if validate_every and self.elapsed >= next_validation:
+                    self._validate()
+                    next_validation = self.elapsed + validate_every
+                if self.file.due(self.elapsed):
+                    self._save()
+            if validate_every:
+                self._validate()
+            self._save()
+        finally:
+            self.average.swap()
+
+    def _one_step(self, fraction: float) -> float:
+        """Draw clips of several movies, take one step of Adam; the loss."""
+        _, batch, frames, size = [stage for stage in STAGES if stage[0] <= fraction][-1]
+        samples = [draw_sample(self.scenes, frames, size, self.generator) for _ in range(batch)]
+        prior = predict(self.model, samples, self.precision)
+        beta = self.config.beta * self.schedule.decay(fraction)
+        losses = [
+            expected_loss(prior[i : i + 1], sample, beta=beta)
+            + _WIDTH_WEIGHT * width_loss(prior[i : i + 1], sample)
+            for i, sample in enumerate(samples)
+        ]
+        loss = torch.stack(losses).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate(self.step, fraction)
+        self.step += 1
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+            self.average.update(self.step)
+        else:
+            _log(f"step {self.step}: gradient not finite, skipped")
+        return float(loss.detach())
+
+    def _save(self) -> None:
+        """State to the file."""
+        counters = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "recent": self.recent,
+            "knots": self.schedule.knots,
+        }
+        self.file.save(counters, self.average, self.optimizer, self.generator)
+
+    def _validate(self) -> None:
+        """Log blind loss and PSNR of the averaged weights, and write these weights."""
+        started = time.perf_counter()
+        self.validation = self.validation or list(validation_scenes())
+        self.average.swap()
+        by_level: dict[float, list[tuple[float, ...]]] = {}
+        for _, photons, scene in self.validation:
+            by_level.setdefault(photons, []).append(evaluate(self.model, scene))
+        write_weights(
+            self.options.output.with_suffix(".latest.stbn"),
+            self.model,
+            self.options.seed,
+            self.step,
+        )
+        self.average.swap()
+        means = {p: torch.tensor(v).mean(0).tolist() for p, v in by_level.items()}
+        levels = "; ".join(f"{p:g} ph: {m[1]:.2f} / {m[2]:.2f}" for p, m in means.items())
+        loss, prior, after, inside = torch.tensor(list(means.values())).mean(0).tolist()
+        _log(
+            f"{self.elapsed:.0f} s, step {self.step}, training loss {self.recent:.4f}, validation "
+            f"loss {loss:.4f}, PSNR of prior / posterior {prior:.2f} / {after:.2f} dB ({levels}), "
+            f"truth within 1 std {inside:.0f} %; validated in {time.perf_counter() - started:.0f} s"
+        )
+
+
+def predict(model: STBN, samples: Sequence[Sample], precision: Precision) -> Tensor:
+    """Prior (N, T, K, H, W) of crops of different movies, each told of its own noise."""
+    device = next(model.parameters()).device
+    inputs = torch.stack(
+        [network_input(s.inputs, (s.scene.units,), model.config) for s in samples]
+    ).to(device)
+    to_previous = torch.stack([s.flow_to_previous for s in samples]).to(device)
+    to_next = torch.stack([s.flow_to_next for s in samples]).to(device)
+    with autocast(device, precision):
+        prior: Tensor = model(inputs, to_previous, to_next)
+    return prior
+
+
+def expected_loss(prior: Tensor, sample: Sample, *, beta: float = 0.0) -> Tensor:
+    """Mean of `napari_stbn.prior.blind_loss` over the noise of the pixels that are predicted.
+
+    The noise of a pixel is independent of its blind prior, so ``E (y - m)^2 = (x - m)^2 + s^2(x)``:
+    the same objective with the same gradient on average, without the part of the gradient's noise
+    that the pixels' own noise makes. Divided by the mean weight of `beta`, so that bright movies,
+    whose errors are many standard deviations of their noise, do not outweigh the others.
+    """
+    units = sample.scene.units
+    if units.noise is None:
+        raise ValueError("a scene must have a noise model, got None")
+    clean = sample.clean.to(prior.device)
+    mean = prior_mean(prior, (units,))[0]
+    assumed = units.noise.variance(mean.detach())
+    total = 1 + (prior[0, :, 1:2] * units.scaling.scale).square()
+    distance = ((clean - mean).square() + sample.scene.true_variance(clean)) / assumed
+    weight = total.detach() ** beta
+    return (0.5 * (distance / total + total.log()) * weight).sum() / weight.sum()
+
+
+def width_loss(prior: Tensor, sample: Sample) -> Tensor:
+    """Second score of the prior's width, lowest on average at the width that is right.
+
+    ``(x - m)^2 / s + s`` with the error of the mean, which stays out of the gradient, and the
+    prior's standard deviation s, both in units of the noise. Where s is far below the noise the
+    blind loss hardly depends on it, and a first training with that loss alone gave far too narrow
+    priors in bright places. A fit cannot do this, for want of x.
+    """
+    units = sample.scene.units
+    if units.noise is None:
+        raise ValueError("a scene must have a noise model, got None")
+    clean = sample.clean.to(prior.device)
+    mean = prior_mean(prior, (units,))[0].detach()
+    error = (clean - mean).square() / units.noise.variance(mean)
+    width = ((prior[0, :, 1:2] * units.scaling.scale).square() + _LEAST_WIDTH**2).sqrt()
+    score: Tensor = 0.5 * (error / width + width).mean() / width.detach().mean()
+    return score
+
+
+@torch.no_grad()
+def evaluate(model: STBN, scene: Scene) -> tuple[float, float, float, float]:
+    """Blind loss, PSNR [dB] of prior and of posterior, truth within one standard deviation [%]."""
+    units: tuple[Units, ...] = (scene.units,)
+    sample = Sample(
+        inputs=scene.units.to_network(scene.noisy),
+        clean=scene.clean,
+        flow_to_previous=scene.flow_to_previous.float(),
+        flow_to_next=scene.flow_to_next.float(),
+        scene=scene,
+    )
+    prior = predict(model, [sample], "float32").cpu()
+    noisy = scene.noisy[None]
+    loss = float(blind_loss(prior, noisy, units, torch.ones_like(noisy)))
+    span = float(scene.clean.max() - scene.clean.min())
+    fused, spread = posterior(prior, noisy, units)
+    estimates = (prior_mean(prior, units)[0], fused[0])
+    inside = 100 * float(((fused[0] - scene.clean).abs() <= spread[0]).float().mean())
+    before, after = (
+        float(20 * torch.log10(span / (e - scene.clean).square().mean().sqrt())) for e in estimates
+    )
+    return loss, before, after, inside
+
+
+def write_weights(path: Path, model: STBN, seed: int, steps: int) -> None:
+    """Write the weights in half precision, as a model that was fitted to no movie."""
+    saved = SavedModel(
+        model=deepcopy(model).half(),
+        preset="balanced",
+        flow="dis",
+        seed=seed,
+        steps=steps,
+        noise={},
+        scaling={},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved.write(path, overwrite=True)
+
+
+def _log(text: str) -> None:
+    """Print at once, also into a file."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

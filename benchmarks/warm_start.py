@@ -1,0 +1,106 @@
+"""What a fit gains from its start: PSNR with no fit and after seconds, fresh and pretrained.
+
+``python benchmarks/warm_start.py --seconds 20 60 --threads 1`` prints a table for simulated
+movies of every kind; their seeds are those of no training, validation or test. ``--no-fit-only``
+takes every kind at every brightness instead of one each, without the fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+import napari_stbn as stbn
+from _common import (
+    Format,
+    Truth,
+    machine,
+    machine_line,
+    markdown_table,
+    use_threads,
+    write_results,
+)
+from napari_stbn._start import WEIGHTS
+from napari_stbn.samples import KINDS, SimulatedMovie
+
+Row = dict[str, Any]
+FIRST_SEED = 500_000
+PHOTONS = (4.0, 20.0, 100.0)
+STARTS = ("fresh", "pretrained")
+
+
+def main() -> None:
+    """Simulate, fit from both starts, print and write."""
+    options = _options()
+    use_threads(options.threads)
+    here = machine(options.threads)
+    rows = []
+    for number, kind in enumerate(options.kinds):
+        for level, photons in enumerate(PHOTONS):
+            if not options.no_fit_only and level != number % len(PHOTONS):
+                continue
+            seed = FIRST_SEED + 10 * KINDS.index(kind) + level
+            movie = stbn.simulate(tuple(options.shape), kind=kind, photons=photons, seed=seed)
+            rows.append(_row(movie, photons, options))
+            print({k: v if isinstance(v, str) else round(v, 2) for k, v in rows[-1].items()})
+    if options.quality_movie:
+        movie = stbn.simulate((32, 128, 128), photons=20.0, seed=0)
+        rows.append(_row(movie, 20.0, options) | {"movie": "that of quality.py, seed 0"})
+    numbers = [key for key in rows[0] if key not in ("movie", "photons")]
+    mean: Row = {"movie": "mean"} | {key: fmean(row[key] for row in rows) for key in numbers}
+    columns: dict[str, tuple[str, Format]] = {
+        "movie": ("movie", "s"),
+        "photons": ("photons", "g"),
+        **{key: (key, ".2f") for key in numbers},
+    }
+    report = f"{markdown_table(columns, [*rows, mean])}\n\n{machine_line(here)}"
+    print(f"\n{report}")
+    if options.output is not None:
+        write_results(options.output, {"machine": here, "rows": rows}, report)
+
+
+def _options() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 60.0])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--shape", type=int, nargs=3, default=(24, 96, 96), metavar="N")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS[0])
+    parser.add_argument("--no-fit-only", action="store_true")
+    parser.add_argument("--quality-movie", action="store_true", help="the movie of quality.py too")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--output", type=Path, help="write OUTPUT.json and OUTPUT.md besides printing"
+    )
+    return parser.parse_args()
+
+
+def _row(movie: SimulatedMovie, photons: float, options: argparse.Namespace) -> Row:
+    """PSNR [dB] of one movie by every way."""
+    truth = Truth(movie.clean, movie.events)
+    stack = stbn.Stack(movie.noisy, axes="TYX")
+    row: Row = {
+        "movie": f"{movie.kind}, seed {movie.seed}",
+        "photons": photons,
+        "noisy": truth.psnr(movie.noisy),
+    }
+    result = stbn.Denoiser.load(options.weights, device="cpu").denoise(stack)
+    row["no fit"] = truth.psnr(result.denoised)
+    if result.uncertainty is not None:
+        inside = np.abs(result.denoised - truth.clean) <= result.uncertainty
+        row["truth within 1 std, no fit [%]"] = 100 * float(inside.mean())
+    for seconds in () if options.no_fit_only else options.seconds:
+        for start in STARTS:
+            weights = options.weights if start == "pretrained" else "fresh"
+            denoiser = stbn.Denoiser("balanced", device="cpu", start=weights)
+            denoiser.fit(stack, time_budget=seconds)
+            row[f"{start}, {seconds:g} s"] = truth.psnr(denoiser.denoise(stack).denoised)
+    return row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Claims of a warm start: its weights are what they say, and no fit ends worse than it began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_stbn import Denoiser, Stack, STBNConfig, simulate
+from napari_stbn._start import WEIGHTS, first_model, pretrained_model
+from napari_stbn.network import STBN
+from napari_stbn.presets import PRESETS
+from napari_stbn.training import TrainingConfig
+
+TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
+MOVIE = Stack(simulate((6, 24, 24), seed=3).noisy, "TYX")
+FEW = TrainingConfig(max_steps=20, clip_frames=4, clip_size=16, patience=0)
+
+
+def weights(model: STBN | None) -> torch.Tensor:
+    assert model is not None
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that was fitted to the movie for a while."""
+    first = Denoiser(device="cpu", network=TINY, precision="float32", flow="none")
+    first.fit(MOVIE, training=TrainingConfig(max_steps=150, clip_frames=4, clip_size=16))
+    return first.save(tmp_path_factory.mktemp("learnt") / "learnt.stbn")
+
+
+def warm(start: str | Path) -> Denoiser:
+    return Denoiser(device="cpu", network=TINY, precision="float32", flow="none", start=start)
+
+
+def test_a_fit_that_gets_worse_ends_with_its_start(learnt: Path) -> None:
+    """A learning rate that destroys all that was learnt stands for any reason; so does NaN."""
+    fitted = warm(learnt).fit(
+        MOVIE, training=TrainingConfig(max_steps=5, clip_size=16, warm_learning_rate=20.0)
+    )
+    last = fitted.history[-1]
+    assert last.held_out is not None
+    assert last.start_held_out is not None
+    assert not last.held_out < last.start_held_out, "the example must get worse"
+    assert torch.equal(weights(fitted.model), weights(first_model(learnt, TINY, 0).model))
+    assert fitted.denoise(MOVIE).report["start_held_out_loss"] == last.start_held_out
+
+
+def test_a_fit_that_gets_better_is_kept(learnt: Path) -> None:
+    short = Denoiser(device="cpu", network=TINY, precision="float32", flow="none")
+    path = short.fit(MOVIE, training=FEW).save(learnt.with_name("short.stbn"), overwrite=True)
+    fitted = warm(path).fit(
+        MOVIE, training=TrainingConfig(max_steps=100, clip_size=16, warm_learning_rate=2e-3)
+    )
+    last = fitted.history[-1]
+    assert last.held_out is not None
+    assert last.start_held_out is not None
+    assert last.held_out < last.start_held_out
+    assert not torch.equal(weights(fitted.model), weights(first_model(path, TINY, 0).model))
+
+
+def test_a_warm_fit_that_is_stopped_at_once_keeps_its_start(learnt: Path) -> None:
+    """Nothing was measured yet that would speak for other weights."""
+    stopped = warm(learnt)
+    steps = stopped.fit_steps(MOVIE, max_steps=200)
+    for progress in steps:
+        if progress.step is not None:
+            break
+    steps.close()
+    assert torch.equal(weights(stopped.model), weights(first_model(learnt, TINY, 0).model))
+
+
+def test_a_warm_fit_goes_on_after_a_crash_to_the_same_numbers(
+    learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_stbn._fit_parts._SAVE_EVERY", 0.0)
+    whole = warm(learnt).fit(MOVIE, training=FEW)
+    steps = warm(learnt).fit_steps(MOVIE, training=FEW, checkpoint=tmp_path / "fit")
+    for progress in steps:
+        if progress.step is not None and progress.step.step == 9:
+            break
+    steps.close()
+    rest = warm(learnt).fit(MOVIE, training=FEW, checkpoint=tmp_path / "fit")
+    assert rest.history[0].step == 10
+    assert rest.history[-1].start_held_out == whole.history[-1].start_held_out
+    assert torch.equal(weights(rest.model), weights(whole.model))
+
+
+def test_where_there_are_no_weights_the_fit_begins_fresh_and_says_so() -> None:
+    fitted = warm("pretrained").fit(MOVIE, max_steps=3)
+    report = fitted.denoise(MOVIE).report
+    assert report["start"] == "fresh"
+    assert report["start_held_out_loss"] is None
+    assert any("no pretrained weights" in note for note in report["notes"])
+    fresh = warm("fresh").fit(MOVIE, max_steps=3)
+    assert torch.equal(weights(fitted.model), weights(fresh.model))
+
+
+# ---------------------------------------------------------------- the weights of the package
+
+shipped = pytest.mark.skipif(not WEIGHTS[0].exists(), reason="this build has no weights")
+
+
+@shipped
+def test_the_weights_are_those_of_the_presets_for_a_cpu_and_small() -> None:
+    for preset in ("preview", "balanced"):
+        assert pretrained_model(PRESETS[preset].network) is not None
+    assert pretrained_model(PRESETS["paper"].network) is None
+    assert sum(path.stat().st_size for path in WEIGHTS) < 25e6
+
+
+@shipped
+def test_the_weights_denoise_a_movie_of_any_brightness_without_a_fit() -> None:
+    for photons, gain in ((5.0, 2.0), (80.0, 5.0)):
+        movie = simulate((8, 48, 48), photons=photons, gain=gain, seed=7)
+        result = Denoiser.load(WEIGHTS[0], device="cpu").denoise(movie.noisy, axes="TYX")
+        noisy = ((movie.noisy - movie.clean) ** 2).mean()
+        assert ((result.denoised - movie.clean) ** 2).mean() < 0.2 * noisy
+
+
+@shipped
+def test_a_fit_begins_with_the_weights_and_ends_no_worse() -> None:
+    denoiser = Denoiser("preview", device="cpu", start="pretrained").fit(MOVIE, max_steps=3)
+    report = denoiser.denoise(MOVIE).report
+    assert report["start"] == "pretrained"
+    assert not any("pretrained" in note for note in report["notes"])
