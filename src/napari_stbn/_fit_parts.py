@@ -13,7 +13,7 @@ from torch import Tensor
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 
-__all__ = ["Average", "FitFile", "Knot", "Schedule", "Start"]
+__all__ = ["Adam", "Average", "FitFile", "Knot", "Schedule", "Start"]
 
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
@@ -36,6 +36,19 @@ class Limits(Protocol):
     def decay_from(self) -> float: ...
     @property
     def pace(self) -> tuple[Knot, ...] | None: ...
+
+
+def _plain(method: Any) -> Any:
+    """A method of torch's optimisers without the wrapper that imports `torch.compile`'s parts."""
+    return getattr(method, "__wrapped__", method)
+
+
+class Adam(torch.optim.Adam):
+    """torch's Adam, which begins at once: what `torch.compile` needs takes seconds to import."""
+
+    add_param_group = _plain(torch.optim.Optimizer.add_param_group)
+    zero_grad = _plain(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(_plain(torch.optim.Adam.step))
 
 
 class Average:

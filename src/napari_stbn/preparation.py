@@ -5,8 +5,10 @@ Intensities in network units, flow in both directions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ._generators import relay
 from .flow import Flow, FlowMethod, flow_steps
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
 from .prior import Units
@@ -36,6 +39,7 @@ Index = tuple[int, int]  # channel, plane
 KnownNoise = PoissonGaussianNoise | GaussianNoise | None
 NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
 _PLANES_MEASURED = 5  # planes of a z-stack that noise and scaling are measured on
+_PIXELS_SCALED = 2**23  # that the scaling is measured on; frames are left out where there are more
 
 
 @dataclass(frozen=True)
@@ -137,20 +141,33 @@ def prepare_movie(
     -------
     PreparedMovie
     """
-    intensities = torch.from_numpy(np.stack(channels, 1))  # (T, C, Y, X)
+    # (T, C, Y, X), without a copy where there is one channel
+    stacked = np.stack(channels, 1) if len(channels) > 1 else channels[0][:, None]
+    intensities = torch.from_numpy(stacked)
     units = []
     for c, model in enumerate(noise):
-        stable = intensities[:, c] if model is None else model.stabilize(intensities[:, c])
-        scaling = network_scaling(stable.numpy()) if scalings is None else scalings[c]
-        units.append(Units(model, scaling))
+        if scalings is None:
+            stable = intensities[:, c] if model is None else model.stabilize(intensities[:, c])
+            units.append(Units(model, network_scaling(stable.numpy())))
+        else:
+            units.append(Units(model, scalings[c]))
     return PreparedMovie(
         intensities=intensities,
-        inputs=torch.stack([unit.to_network(intensities[:, c]) for c, unit in enumerate(units)], 1),
+        inputs=_inputs(intensities, units),
         valid=torch.from_numpy(valid)[:, None],
         flow_to_previous=torch.from_numpy(flow.to_previous),
         flow_to_next=torch.from_numpy(flow.to_next),
         units=tuple(units),
     )
+
+
+def _inputs(intensities: Tensor, units: Sequence[Units]) -> Tensor:
+    """Intensities (T, C, Y, X) in network units; frame by frame, so that all stays in the cache."""
+    inputs = torch.empty_like(intensities)
+    for noisy, frame in zip(intensities, inputs, strict=True):
+        for c, unit in enumerate(units):
+            frame[c] = unit.to_network(noisy[c])
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -218,18 +235,21 @@ def prepare_stack(
     prepared = PreparedStack(stack, {}, dict(known_noise), dict(known_scaling))
     for channel in range(stack.n_channels):
         if channel not in prepared.noise:
-            _measure_channel(prepared, channel, noise)
+            yield from relay(
+                _measure_channel(prepared, channel, noise),
+                partial(_share, "noise", channel, stack.n_channels),
+            )
         yield "noise", (channel + 1) / stack.n_channels
     groups: dict[Index, list[Index]] = {}
     for channel, plane in stack.indices():
         groups.setdefault((0 if joint else channel, plane), []).append((channel, plane))
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = _read(prepared, members)
-        pairs = []
-        for pair in flow_steps(sum(filled[1:], filled[0]), flow):
-            pairs.append(pair)
-            yield "flow", (number + len(pairs) / (stack.n_frames - 1)) / len(groups)
-        both = Flow(np.stack([p for p, _ in pairs]), np.stack([n for _, n in pairs]))
+        shape = (stack.n_frames - 1, 2, *stack.frame_shape)
+        both = Flow(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        for t, pair in enumerate(flow_steps(sum(filled[1:], filled[0]), flow)):
+            both.to_previous[t], both.to_next[t] = pair
+            yield "flow", (number + (t + 1) / (stack.n_frames - 1)) / len(groups)
         models = [prepared.noise[c] for c, _ in members]
         scalings = [prepared.scaling[c] for c, _ in members]
         prepared.movies[key] = prepare_movie(filled, valid, models, scalings, both)
@@ -254,7 +274,17 @@ def _read(
     return filled, valid
 
 
-def _measure_channel(prepared: PreparedStack, channel: int, choice: NoiseChoice) -> None:
+Phase = Literal["noise", "flow"]
+
+
+def _share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phase, float]:
+    """How far a phase is when one of its parts is."""
+    return phase, (number + fraction) / count
+
+
+def _measure_channel(
+    prepared: PreparedStack, channel: int, choice: NoiseChoice
+) -> Generator[float, None, None]:
     """Noise model and scaling of a channel, from a few planes spread over the stack."""
     stack = prepared.stack
     spread = np.linspace(0, stack.n_planes - 1, min(_PLANES_MEASURED, stack.n_planes))
@@ -267,14 +297,18 @@ def _measure_channel(prepared: PreparedStack, channel: int, choice: NoiseChoice)
         sigmas = [GaussianNoise.estimate(movie).sigma for movie in movies]
         noise = GaussianNoise(float(np.median(sigmas)))
     elif choice == "estimate":
-        fits = [estimate_noise(movie) for movie in movies]
+        fits = []
+        for movie in movies:
+            fits.append(estimate_noise(movie))
+            yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
         noise = best.model
         if best.note:
             prepared.notes.append(f"Noise of channel {channel}: {best.note}")
     else:
         noise = choice
-    values = np.stack(movies).astype(np.float32)
+    every = max(1, math.ceil(sum(movie.size for movie in movies) / _PIXELS_SCALED))
+    values = np.stack([movie[::every] for movie in movies]).astype(np.float32)
     values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
     prepared.noise[channel] = noise
     prepared.scaling[channel] = network_scaling(

@@ -16,7 +16,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ._fit_parts import Average, FitFile, Knot, Schedule, Start
+from ._fit_parts import Adam, Average, FitFile, Knot, Schedule, Start
 from .clips import Clip, ClipSampler
 from .network import STBN
 from .precision import Precision, autocast
@@ -248,9 +248,7 @@ def training_steps(
     device = next(model.parameters()).device
     sampler = ClipSampler(movies, config.clip_frames, config.clip_size, config.batch, generator)
     held_out = [clip.to(device) for clip in sampler.held_out()]
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
-    )
+    optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     average = average or Average(model, config.averaging)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)

@@ -219,3 +219,17 @@ def test_dev_script_explains_itself_without_setting_anything_up() -> None:
     assert wrong.returncode != 0
     assert "there is no command 'tset'" in wrong.stderr
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_a_fit_begins_without_what_only_torch_compile_needs() -> None:
+    """Importing it takes seconds, in which a fit neither begins nor can be cancelled."""
+    loaded = run_python(
+        "import sys, napari_stbn as stbn;"
+        "movie = stbn.simulate((3, 16, 16), seed=0).noisy;"
+        "network = stbn.STBNConfig(width=4);"
+        "denoiser = stbn.Denoiser(device='cpu', network=network, flow='none');"
+        "denoiser.fit(movie, axes='TYX', max_steps=2);"
+        "print(*sorted(sys.modules))"
+    ).split()
+    assert "torch.optim.adam" in loaded
+    assert "torch._dynamo" not in loaded

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, Container, Label, LineEdit, PushButton
 from napari.layers import Image, Shapes
 
+from napari_stbn._start import WEIGHTS
 from napari_stbn.devices import available_devices
 from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.settings import RunSettings
@@ -104,7 +105,7 @@ class Form(Container[Any]):
             name="start",
             label="Start from",
             choices=self._starts,
-            tooltip="random weights, or those of the model that was loaded",
+            tooltip="weights learnt on simulated movies, random ones, or those of a loaded model",
         )
         self.more = CheckBox(name="more", label="", text="Advanced", value=False)
         self.training = field_rows(TrainingConfig, _OWN_TRAINING)
@@ -187,12 +188,12 @@ class Form(Container[Any]):
         return [*REGIONS.items(), *((f"shapes in {layer.name}", layer) for layer in drawn)]
 
     def _starts(self, _widget: object = None) -> list[tuple[str, str]]:
-        fresh = [("fresh (random weights)", "fresh")]
-        return (
-            fresh
-            if self.model_path is None
-            else [*fresh, (self.model_path.name, str(self.model_path))]
-        )
+        choices = [("fresh (random weights)", "fresh")]
+        if any(path.exists() for path in WEIGHTS):
+            choices.insert(0, ("pretrained (simulated movies)", "pretrained"))
+        if self.model_path is not None:
+            choices.append((self.model_path.name, str(self.model_path)))
+        return choices
 
     # ------------------------------------------------------------ what the rows say
 
@@ -296,8 +297,9 @@ def positions(text: str, word: str) -> list[int] | None:
         return None
     chosen: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.strip().isdigit()):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(last) < int(first):
             raise ValueError(f'{word} must be "all" or numbers such as 0, 2-4; got "{text}"')
-        chosen += range(int(first), int(last if dash else first) + 1)
+        chosen += range(int(first), int(last) + 1)
     return chosen
