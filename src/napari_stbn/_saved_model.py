@@ -29,6 +29,8 @@ class SavedModel:
         Of each channel.
     scaling : dict of int to IntensityScaling
         Of each channel.
+    precision : str
+        As in `napari_stbn.Denoiser`; float32 in files that do not say.
     """
 
     model: STBN
@@ -38,6 +40,7 @@ class SavedModel:
     steps: int
     noise: dict[int, KnownNoise]
     scaling: dict[int, IntensityScaling]
+    precision: str = "float32"
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -47,6 +50,7 @@ class SavedModel:
             "flow": self.flow,
             "seed": self.seed,
             "steps": self.steps,
+            "precision": self.precision,
             "noise": {c: None if n is None else n.to_dict() for c, n in self.noise.items()},
             "scaling": {c: asdict(s) for c, s in self.scaling.items()},
         }
@@ -85,6 +89,7 @@ class SavedModel:
                 steps=int(header["steps"]),
                 noise=noise,
                 scaling=scaling,
+                precision=str(header.get("precision", "float32")),
             )
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error

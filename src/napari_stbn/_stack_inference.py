@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .devices import free_memory
 from .inference import DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
+from .precision import Precision
 from .preparation import Index, PreparedMovie, PreparedStack
 from .stack import Stack
 
@@ -20,7 +21,7 @@ _MEMORY_SHARE = 0.6  # of what is free, for one movie
 
 
 def denoise_prepared(
-    model: STBN, prepared: PreparedStack
+    model: STBN, prepared: PreparedStack, precision: Precision = "float32"
 ) -> Generator[float, None, tuple[Movies, Movies]]:
     """Denoise the movies of a stack one after the other.
 
@@ -29,6 +30,8 @@ def denoise_prepared(
     model : STBN
         Fitted, on the device to use.
     prepared : PreparedStack
+    precision : {"float32", "bfloat16"}, default "float32"
+        Of the network's inner layers; states, likelihood and posterior are float32.
 
     Yields
     ------
@@ -52,7 +55,7 @@ def denoise_prepared(
     for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
         plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)))
         windows: list[DenoisedWindow] = []
-        for piece in denoise_frames(model, movie, plan):
+        for piece in denoise_frames(model, movie, plan, precision=precision):
             if isinstance(piece, DenoisedWindow):
                 windows.append(piece)
             else:

@@ -66,7 +66,7 @@ class Denoiser:
     network : STBNConfig, optional
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
-        Of the fit's inner layers; "auto" tries.
+        Of the network's inner layers; "auto" tries.
     start : {"fresh", "pretrained"} or path, default "fresh"
         Begin a fit with random weights, with those that come with the package where there are some
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
@@ -224,10 +224,9 @@ class Denoiser:
         if first.note:
             prepared.notes.append(first.note)
         self.model, self._started_from = first.model.place(self.device), first.name
-        precision = self.precision
-        if precision == "auto":
-            precision = choose_precision(config, self.device)
-        self._fitted_in = precision
+        self._fitted_in = precision = self._layer_precision(config)
+        # The trial took a moment: who wants to cancel is asked before the next one.
+        yield Progress("flow", 1.0, time.perf_counter() - started)
         generator = torch.Generator().manual_seed(self.seed)
         self._average = Average(self.model, plan.averaging)
         steps = training_steps(
@@ -293,7 +292,7 @@ class Denoiser:
             )
         prepared = yield from self._prepare(stack, joint, started)
         means, stds = yield from relay(
-            denoise_prepared(self.model, prepared),
+            denoise_prepared(self.model, prepared, self._layer_precision(self.model.config)),
             lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
         )
         denoised = stack.assemble(means, np.float32)
@@ -340,7 +339,7 @@ class Denoiser:
             return None
         joint = model.config.channels > 1
         movie = prepared.movies[0 if joint else channel, plane].crop(rows, columns)
-        look = denoise_frame(model, movie, frame)
+        look = denoise_frame(model, movie, frame, precision=self._fitted_in or "float32")
         if average is not None:
             average.swap()
         try:
@@ -408,6 +407,7 @@ class Denoiser:
             steps=len(self.history),
             noise=self.channel_noise,
             scaling=self.channel_scaling,
+            precision=self.precision,
         )
         return saved.write(Path(path), overwrite=overwrite)
 
@@ -442,6 +442,7 @@ class Denoiser:
                 seed=saved.seed,
                 flow=cast("FlowMethod", saved.flow),
                 network=saved.model.config,
+                precision=cast("Precision", saved.precision),
             )
         except ValueError as error:
             raise ValueError(
@@ -456,6 +457,12 @@ class Denoiser:
         if self.channels == "auto":
             return "S" in stack.axes
         return self.channels == "joint" and stack.n_channels > 1
+
+    def _layer_precision(self, config: STBNConfig) -> Precision:
+        """Precision of the network's inner layers."""
+        if self.precision != "auto":
+            return self.precision
+        return choose_precision(config, self.device)
 
     def _first_model(self, channels: int) -> FirstModel:
         """The network that a fit begins with."""

@@ -229,7 +229,13 @@ def denoise_frames(
 
 
 def denoise_frame(
-    model: STBN, movie: PreparedMovie, t: int, *, reach: int = 2, tile: int = 256
+    model: STBN,
+    movie: PreparedMovie,
+    t: int,
+    *,
+    reach: int = 2,
+    tile: int = 256,
+    precision: Precision = "float32",
 ) -> Generator[None, None, DenoisedWindow]:
     """Denoise one frame from the few around it: a quick look, not the exact result.
 
@@ -242,6 +248,8 @@ def denoise_frame(
     reach : int, default 2
         Frames before and after it that are looked at.
     tile : int, default 256 [px]
+    precision : {"float32", "bfloat16"}, default "float32"
+        Of the network's inner layers.
 
     Yields
     ------
@@ -253,7 +261,7 @@ def denoise_frame(
     DenoisedWindow
         Of that frame alone. Patches have one origin instead of four.
     """
-    runner = _Runner(model, movie, InferencePlan(1, tile, 0), "float32", PATCH_ORIGINS[:1])
+    runner = _Runner(model, movie, InferencePlan(1, tile, 0), precision, PATCH_ORIGINS[:1])
     past = future = None
     for s in range(max(0, t - reach), t + 1):
         past = yield from runner.step("from_past", s, past)

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Vectors
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
@@ -17,6 +17,7 @@ from napari_stbn.settings import RunSettings
 
 from ._run import threads_for
 from .compare import SideBySide, Swipe, Toggle, find_pairs
+from .flow_layers import set_flow_density
 from .form import Form, positions
 from .inspector import Inspector
 from .layers import LayerStack, guess_layer_axes
@@ -75,6 +76,7 @@ class DenoiseWidget(Form):
         for number in (self.gain, self.offset, self.read_noise):
             number.changed.connect(self._noise_given)
         self.more.changed.connect(self._fold)
+        self.flow_density.changed.connect(self._redraw_arrows)
         actions: dict[str, Callable[[], Any]] = {
             "load": self.load_model,
             "save": self.save_model,
@@ -159,6 +161,14 @@ class DenoiseWidget(Form):
                 row.value = getattr(after, name)
         self._preset = self.preset.value
         self._look()
+
+    def _redraw_arrows(self) -> None:
+        """Show the last run's motion at the density that is asked for now."""
+        if self._last is None or self._filling:
+            return
+        for layer in self._last[2].layers:
+            if isinstance(layer, Vectors) and layer in self._viewer.layers:
+                set_flow_density(layer, self.flow_density.value)
 
     def _fold(self) -> None:
         self.details.setVisible(self.more.value)
@@ -322,7 +332,7 @@ class DenoiseWidget(Form):
         """Forget the settings of earlier sessions."""
         save_preferences(Preferences())
         self.use(Preferences())
-        self.start.value = "fresh"
+        self.start.value = RunSettings().start
         self._layer_changed()
 
     def _enable(self) -> None:
