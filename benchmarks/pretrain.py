@@ -303,6 +303,7 @@ def write_weights(path: Path, model: STBN, seed: int, steps: int) -> None:
         steps=steps,
         noise={},
         scaling={},
+        refined_flow=True,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     saved.write(path, overwrite=True)

@@ -31,6 +31,8 @@ class SavedModel:
         Of each channel.
     precision : str
         As in `napari_stbn.Denoiser`; float32 in files that do not say.
+    refined_flow : bool
+        Whether it goes with flow from its own prediction instead of the noisy frames.
     """
 
     model: STBN
@@ -41,6 +43,7 @@ class SavedModel:
     noise: dict[int, KnownNoise]
     scaling: dict[int, IntensityScaling]
     precision: str = "float32"
+    refined_flow: bool = False
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -48,6 +51,7 @@ class SavedModel:
             "network": asdict(self.model.config),
             "preset": self.preset,
             "flow": self.flow,
+            "refined_flow": self.refined_flow,
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
@@ -90,6 +94,7 @@ class SavedModel:
                 noise=noise,
                 scaling=scaling,
                 precision=str(header.get("precision", "float32")),
+                refined_flow=bool(header.get("refined_flow", False)),
             )
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error

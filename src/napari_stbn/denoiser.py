@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._fit_parts import Average
 from ._generators import last, relay
+from ._refinement import DENSE_METHODS, refine_flow
 from ._saved_model import SavedModel
 from ._stack_inference import denoise_prepared
 from ._start import FirstModel, first_model
@@ -70,7 +71,8 @@ class Denoiser:
     start : {"fresh", "pretrained"} or path, default "fresh"
         Begin a fit with random weights, with those that come with the package where there are some
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
-        whose network is then used.
+        whose network is then used. Unless fresh, motion is estimated on the first model's blind
+        prediction along zero flow instead of the noisy frames.
 
     Raises
     ------
@@ -126,6 +128,7 @@ class Denoiser:
         self._average: Average | None = None
         self._checks = 0
         self._started_from = ""
+        self._refines = False
 
     def fit(
         self,
@@ -212,7 +215,8 @@ class Denoiser:
         check_training_memory(config, plan, stack, self.device)
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
-        prepared = yield from self._prepare(stack, joint, started)
+        self._refines = first.warm and self.flow in DENSE_METHODS
+        prepared = yield from self._prepare(stack, joint, started, first.model)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
             checks = min(plan.checks, max(4, int(plan.time_budget / _CHECK_EVERY)))
@@ -290,7 +294,7 @@ class Denoiser:
                 f"the model denoises {self.model.config.channels} channels together, "
                 f"this stack has {stack.n_channels}"
             )
-        prepared = yield from self._prepare(stack, joint, started)
+        prepared = yield from self._prepare(stack, joint, started, self.model)
         means, stds = yield from relay(
             denoise_prepared(self.model, prepared, self._layer_precision(self.model.config)),
             lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
@@ -403,6 +407,7 @@ class Denoiser:
             model=self.model,
             preset=self.preset,
             flow=self.flow,
+            refined_flow=self._refines,
             seed=self.seed,
             steps=len(self.history),
             noise=self.channel_noise,
@@ -450,6 +455,7 @@ class Denoiser:
             ) from error
         denoiser.model = saved.model.place(denoiser.device).eval()
         denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
+        denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
@@ -481,6 +487,7 @@ class Denoiser:
             "network": None if self.model is None else asdict(self.model.config),
             "seed": self.seed,
             "flow": self.flow,
+            "refined_flow": self._refines,
             "steps": last.step if last else 0,
             "precision": self._fitted_in,
             "skipped_steps": last.skipped if last else 0,
@@ -494,7 +501,7 @@ class Denoiser:
         }
 
     def _prepare(
-        self, stack: Stack, joint: bool, started: float
+        self, stack: Stack, joint: bool, started: float, model: STBN
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack once; remember the noise and scaling that it was given."""
         if self._prepared is not None and self._prepared.stack is stack:
@@ -504,13 +511,18 @@ class Denoiser:
             stack,
             joint=joint,
             noise=self.noise,
-            flow=self.flow,
+            flow="none" if self._refines else self.flow,
             known_noise=self.channel_noise,
             known_scaling=self.channel_scaling,
         )
         prepared = yield from relay(
             steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)
         )
+        if self._refines:
+            yield from relay(
+                refine_flow(model.place(self.device), prepared, self.flow),
+                lambda done: Progress("flow", done, time.perf_counter() - started),
+            )
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
         self._prepared = prepared
         return prepared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -96,6 +97,22 @@ def test_where_there_are_no_weights_the_fit_begins_fresh_and_says_so() -> None:
     assert any("no pretrained weights" in note for note in report["notes"])
     fresh = warm("fresh").fit(MOVIE, max_steps=3)
     assert torch.equal(weights(fitted.model), weights(fresh.model))
+
+
+def test_motion_is_estimated_on_the_prediction_of_the_start(learnt: Path, tmp_path: Path) -> None:
+    """With the flow of the noisy frames out of it; a model that is loaded again does the same."""
+    denoiser = Denoiser(device="cpu", network=TINY, precision="float32", start=learnt)
+    result = denoiser.fit(MOVIE, training=FEW).denoise(MOVIE)
+    assert result.report["refined_flow"]
+    noisy = Denoiser(device="cpu", network=TINY, precision="float32").fit(MOVIE, training=FEW)
+    other = noisy.denoise(MOVIE)
+    assert not other.report["refined_flow"]
+    # What is smooth moves smoothly: noise leads the flow astray.
+    rough = [np.abs(np.diff(r.flow_to_next, axis=-1)).mean() for r in (result, other)]
+    assert rough[0] < rough[1]
+    again = Denoiser.load(denoiser.save(tmp_path / "warm.stbn"), device="cpu").denoise(MOVIE)
+    assert again.report["refined_flow"]
+    assert again.flow_to_next.shape == result.flow_to_next.shape
 
 
 # ---------------------------------------------------------------- the weights of the package

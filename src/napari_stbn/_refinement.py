@@ -1,0 +1,65 @@
+"""Flow from denoised frames: the model's own blind prediction takes the noisy frames' place."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .devices import free_memory
+from .flow import FlowMethod, flow_steps
+from .inference import DenoisedWindow, denoise_frames, plan_inference
+from .network import STBN
+from .preparation import PreparedStack
+
+__all__ = ["DENSE_METHODS", "refine_flow"]
+
+DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "ilk", "tvl1")
+"""Methods that follow the noise of single pixels where there is much of it."""
+_MEMORY_SHARE = 0.5  # of what is free, for one movie
+
+
+def refine_flow(
+    model: STBN, prepared: PreparedStack, method: FlowMethod
+) -> Generator[float, None, None]:
+    """Estimate the flow of every movie on its blind prediction, in place.
+
+    Parameters
+    ----------
+    model : STBN
+        That already denoises, on the device to use.
+    prepared : PreparedStack
+        With zero flow.
+    method : {"dis", "ilk", "tvl1"}
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Notes
+    -----
+    Flow between noisy frames follows the noise: it leads a pixel to where the neighbouring frame
+    resembles it, its noise included, and so tells the network of it. A prediction along zero flow
+    holds nothing of the pixel's own noise. The paper refines its flow for the same reason.
+    """
+    device = next(model.parameters()).device
+    for number, (key, movie) in enumerate(prepared.movies.items()):
+        plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)))
+        frames = []
+        for piece in denoise_frames(model, movie, plan):
+            if isinstance(piece, DenoisedWindow):
+                frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
+            else:
+                yield (number + 0.9 * piece) / len(prepared.movies)
+        pairs = []
+        for pair in flow_steps(np.concatenate(frames), method):
+            pairs.append(pair)
+            yield (number + 0.9 + 0.1 * len(pairs) / movie.shape[0]) / len(prepared.movies)
+        prepared.movies[key] = replace(
+            movie,
+            flow_to_previous=torch.from_numpy(np.stack([p for p, _ in pairs])),
+            flow_to_next=torch.from_numpy(np.stack([n for _, n in pairs])),
+        )
