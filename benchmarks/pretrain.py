@@ -304,6 +304,7 @@ def write_weights(path: Path, model: STBN, seed: int, steps: int) -> None:
         noise={},
         scaling={},
         refined_flow=True,
+        precision="auto",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     saved.write(path, overwrite=True)

@@ -46,7 +46,7 @@ def main() -> None:
             seed = FIRST_SEED + 10 * KINDS.index(kind) + level
             movie = stbn.simulate(tuple(options.shape), kind=kind, photons=photons, seed=seed)
             rows.append(_row(movie, photons, options))
-            print({k: v if isinstance(v, str) else round(v, 2) for k, v in rows[-1].items()})
+            print(rows[-1], flush=True)
     if options.quality_movie:
         movie = stbn.simulate((32, 128, 128), photons=20.0, seed=0)
         rows.append(_row(movie, 20.0, options) | {"movie": "that of quality.py, seed 0"})
@@ -67,6 +67,9 @@ def _options() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 60.0])
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="steps instead of seconds, on a machine that is busy"
+    )
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--shape", type=int, nargs=3, default=(24, 96, 96), metavar="N")
     parser.add_argument("--weights", type=Path, default=WEIGHTS[0])
@@ -93,12 +96,20 @@ def _row(movie: SimulatedMovie, photons: float, options: argparse.Namespace) -> 
     if result.uncertainty is not None:
         inside = np.abs(result.denoised - truth.clean) <= result.uncertainty
         row["truth within 1 std, no fit [%]"] = 100 * float(inside.mean())
-    for seconds in () if options.no_fit_only else options.seconds:
+    if options.no_fit_only:
+        return row
+    limits: list[tuple[str, dict[str, Any]]] = (
+        [(f"{steps} steps", {"max_steps": steps}) for steps in options.steps]
+        if options.steps
+        else [(f"{seconds:g} s", {"time_budget": seconds}) for seconds in options.seconds]
+    )
+    for name, limit in limits:
         for start in STARTS:
             weights = options.weights if start == "pretrained" else "fresh"
             denoiser = stbn.Denoiser("balanced", device="cpu", start=weights)
-            denoiser.fit(stack, time_budget=seconds)
-            row[f"{start}, {seconds:g} s"] = truth.psnr(denoiser.denoise(stack).denoised)
+            row[f"{start}, {name}"] = truth.psnr(
+                denoiser.fit(stack, **limit).denoise(stack).denoised
+            )
     return row
 
 

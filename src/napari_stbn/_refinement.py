@@ -12,6 +12,7 @@ from .devices import free_memory
 from .flow import FlowMethod, flow_steps
 from .inference import DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
+from .precision import Precision
 from .preparation import PreparedStack
 
 __all__ = ["DENSE_METHODS", "refine_flow"]
@@ -22,7 +23,7 @@ _MEMORY_SHARE = 0.5  # of what is free, for one movie
 
 
 def refine_flow(
-    model: STBN, prepared: PreparedStack, method: FlowMethod
+    model: STBN, prepared: PreparedStack, method: FlowMethod, precision: Precision = "float32"
 ) -> Generator[float, None, None]:
     """Estimate the flow of every movie on its blind prediction, in place.
 
@@ -33,6 +34,7 @@ def refine_flow(
     prepared : PreparedStack
         With zero flow.
     method : {"dis", "ilk", "tvl1"}
+    precision : {"float32", "bfloat16"}, default "float32"
 
     Yields
     ------
@@ -47,9 +49,11 @@ def refine_flow(
     """
     device = next(model.parameters()).device
     for number, (key, movie) in enumerate(prepared.movies.items()):
-        plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)))
+        plan = plan_inference(
+            model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision
+        )
         frames = []
-        for piece in denoise_frames(model, movie, plan):
+        for piece in denoise_frames(model, movie, plan, precision=precision):
             if isinstance(piece, DenoisedWindow):
                 frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
             else:

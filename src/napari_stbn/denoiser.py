@@ -520,7 +520,12 @@ class Denoiser:
         )
         if self._refines:
             yield from relay(
-                refine_flow(model.place(self.device), prepared, self.flow),
+                refine_flow(
+                    model.place(self.device),
+                    prepared,
+                    self.flow,
+                    self._layer_precision(model.config),
+                ),
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
