@@ -10,7 +10,7 @@ import torch
 
 from .devices import free_memory
 from .flow import FlowMethod, flow_steps
-from .inference import DenoisedWindow, denoise_frames, plan_inference
+from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedStack
@@ -53,7 +53,9 @@ def refine_flow(
             model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision
         )
         frames = []
-        for piece in denoise_frames(model, movie, plan, precision=precision):
+        for piece in denoise_frames(
+            model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]
+        ):
             if isinstance(piece, DenoisedWindow):
                 frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
             else:

@@ -148,8 +148,8 @@ def _add_fit_options(command: argparse.ArgumentParser) -> None:
         kind, details = typing.get_args(hints[row.name])[:2]
         advanced.add_argument(
             _option(row.name),
-            type=kind,
             help=f"{details['tooltip']} (the preset's when left out)",
+            **_kind(kind),
         )
 
 

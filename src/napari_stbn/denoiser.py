@@ -20,7 +20,7 @@ from ._saved_model import SavedModel
 from ._stack_inference import denoise_prepared
 from ._start import FirstModel, first_model
 from .devices import resolve_device
-from .estimates import check_training_memory
+from .estimates import check_training_memory, inference_seconds
 from .flow import FLOW_METHODS, FlowMethod
 from .inference import denoise_frame
 from .network import STBN, STBNConfig
@@ -41,6 +41,7 @@ from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_st
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "denoise"]
 
 _CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
+_REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
 _LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
 
 
@@ -215,7 +216,7 @@ class Denoiser:
         check_training_memory(config, plan, stack, self.device)
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
-        self._refines = first.warm and self.flow in DENSE_METHODS
+        self._refines = first.warm and self._will_refine(plan, first.model, stack)
         prepared = yield from self._prepare(stack, joint, started, first.model)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
@@ -469,6 +470,15 @@ class Denoiser:
         if self.precision != "auto":
             return self.precision
         return choose_precision(config, self.device)
+
+    def _will_refine(self, plan: TrainingConfig, model: STBN, stack: Stack) -> bool:
+        """Whether motion is estimated on the first model's prediction."""
+        if self.flow not in DENSE_METHODS or plan.refine == "never":
+            return False
+        if plan.refine == "always" or plan.time_budget is None:
+            return True
+        seconds = inference_seconds(model.place(self.device), stack, origins=1)
+        return seconds < _REFINEMENT_SHARE * plan.time_budget
 
     def _first_model(self, channels: int) -> FirstModel:
         """The network that a fit begins with."""

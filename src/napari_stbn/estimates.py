@@ -16,7 +16,14 @@ from .presets import PRESETS, PresetName, choose_preset
 from .stack import Stack
 from .training import TrainingConfig
 
-__all__ = ["RunEstimate", "check_training_memory", "estimate_run", "prepared_bytes", "step_bytes"]
+__all__ = [
+    "RunEstimate",
+    "check_training_memory",
+    "estimate_run",
+    "inference_seconds",
+    "prepared_bytes",
+    "step_bytes",
+]
 
 # Of a prepared movie: intensities, inputs, mask, two flows, and the fit's own mask.
 _BYTES_A_PIXEL = 30
@@ -87,7 +94,7 @@ def estimate_run(
     )
     budget = chosen.training.time_budget
     return RunEstimate(
-        where, peak, free, math.inf if budget is None else budget, _denoise_seconds(model, stack)
+        where, peak, free, math.inf if budget is None else budget, inference_seconds(model, stack)
     )
 
 
@@ -134,8 +141,17 @@ def check_training_memory(
 
 
 @torch.no_grad()
-def _denoise_seconds(model: STBN, stack: Stack) -> float:
-    """Seconds of inference, scaled from a small clip."""
+def inference_seconds(model: STBN, stack: Stack, origins: int = len(PATCH_ORIGINS)) -> float:
+    """Predict the seconds of inference, scaled from a small clip.
+
+    Parameters
+    ----------
+    model : STBN
+        On the device to use.
+    stack : Stack
+    origins : int
+        Origins of patches that the prediction is averaged over.
+    """
     device = next(model.parameters()).device
     frames = torch.zeros(1, _PROBE[0], model.config.inputs, *_PROBE[1:], device=device)
     flow = torch.zeros(1, _PROBE[0] - 1, 2, *_PROBE[1:], device=device)
@@ -148,5 +164,5 @@ def _denoise_seconds(model: STBN, stack: Stack) -> float:
     prediction = time.perf_counter() - started - whole
     # The prediction is repeated for every origin of the patches, the backward direction window by
     # window.
-    probe = whole + (len(PATCH_ORIGINS) - 1) * prediction + 0.3 * (whole - prediction)
+    probe = whole + (origins - 1) * prediction + 0.3 * (whole - prediction)
     return probe * math.prod(stack.shape) / math.prod(_PROBE)

@@ -154,7 +154,12 @@ class RunSettings:
         """
         try:
             pace, steps = report["pace"], int(report["steps"])
-            repeat = {"pace": pace, "checks": int(report["checks"]), "time_budget": None}
+            repeat = {
+                "pace": pace,
+                "checks": int(report["checks"]),
+                "refine": "always" if report["refined_flow"] else "never",
+                "time_budget": None,
+            }
             training = {**self.training, **repeat}
             repeated = replace(self, training=training, max_steps=steps, time_budget=None)
             repeated.training_config()

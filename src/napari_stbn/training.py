@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import torch
@@ -57,6 +57,9 @@ class TrainingConfig:
         to 0 with the learning rate.
     patience
         Evaluations of the held-out blocks without gain after which the fit winds down; 0 never.
+    refine
+        Estimate motion on the first model's blind prediction, in a fit from weights that were
+        learnt before: "auto" does where that takes a small part of the time budget.
     checks
         Evaluations of the held-out blocks in a full fit.
     pace
@@ -86,6 +89,9 @@ class TrainingConfig:
         float, {"min": 0.0, "max": 1.0, "tooltip": "weight of uncertain pixels at first"}
     ] = 1.0
     patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 8
+    refine: Annotated[
+        Literal["auto", "always", "never"], {"tooltip": "estimate motion on a first prediction"}
+    ] = "auto"
     checks: Annotated[
         int, {"min": 2, "max": 100, "tooltip": "evaluations of the held-out blocks"}
     ] = 24

@@ -131,18 +131,15 @@ def test_settings_survive_json_and_repeat_a_report() -> None:
     )
     assert RunSettings.from_json(settings.to_json()) == settings
     assert RunSettings.from_json('{"preset": "best", "of": "the future"}').preset == "best"
-    again = settings.repeating({"steps": 7, "checks": 5, "pace": [[0, 0.0, 0.1]]})
+    report = {"steps": 7, "checks": 5, "refined_flow": False, "pace": [[0, 0.0, 0.1]]}
+    again = settings.repeating(report)
     assert again.training_config().pace == ((0, 0.0, 0.1),)
     assert again.training_config().batch == 1
     assert (again.max_steps, again.training_config().checks) == (7, 5)
-    reports: list[dict[str, Any]] = [
-        {},
-        {"steps": 3, "checks": 5, "pace": 5},
-        {"steps": None, "checks": 5, "pace": []},
-    ]
-    for report in reports:
+    wrong: list[dict[str, Any]] = [{}, {**report, "pace": 5}, {**report, "steps": None}]
+    for known in wrong:
         with pytest.raises(ValueError, match="tells of no fit"):
-            settings.repeating(report)
+            settings.repeating(known)
     with pytest.raises(ValueError, match="training has no clip; choose from"):
         RunSettings(training={"clip": 3})
 
