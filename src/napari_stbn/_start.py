@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
-import torch
-
 from ._saved_model import SavedModel
 from .network import STBN, STBNConfig
 
@@ -88,9 +86,7 @@ def first_model(start: str | PathLike[str], config: STBNConfig, seed: int) -> Fi
             "the fit began with random weights."
         )
     if start in ("fresh", "pretrained"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return FirstModel(STBN(config), "fresh", note)
+        return FirstModel(STBN.seeded(config, seed), "fresh", note)
     path = Path(start)
     model = SavedModel.read(path).model
     own = model.config

@@ -61,12 +61,11 @@ def receptive_field(
     seen = torch.zeros(frames, size, size)
     # Weights and inputs of several seeds: one alone may have a ReLU closed on the only path.
     for seed in range(3):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = STBN(config).double()
-            movie = torch.randn(
-                1, frames, config.inputs, size, size, dtype=torch.float64, requires_grad=True
-            )
+        network = STBN.seeded(config, seed).double()
+        chance = torch.Generator().manual_seed(seed)
+        movie = torch.randn(
+            1, frames, config.inputs, size, size, dtype=torch.float64, generator=chance
+        ).requires_grad_()
         if isinstance(model, STBN):
             network.load_state_dict(model.state_dict())
         still = torch.zeros(1, frames - 1, 2, size, size)

@@ -82,7 +82,7 @@ def estimate_run(
     where = resolve_device(device)
     chosen = PRESETS[choose_preset(where) if preset == "auto" else preset]
     free = free_memory(where)
-    model = STBN(chosen.network).to(where)
+    model = STBN.seeded(chosen.network, 0).to(where)
     shape = (stack.n_frames, *stack.frame_shape)
     try:
         inference = plan_inference(model, shape, free // 2).bytes

@@ -21,8 +21,18 @@ _WORST_GRADIENT = 0.15  # largest relative difference of a gradient that roundin
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Context in which convolutions run in `precision`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    """Context in which convolutions run in `precision`.
+
+    Without torch's cache of converted weights: all threads share it, and one that leaves such a
+    context empties it for the others. Their gradients are then summed in another precision, and a
+    seed gives other numbers.
+    """
+    return torch.autocast(
+        device.type,
+        dtype=torch.bfloat16,
+        enabled=precision == "bfloat16",
+        cache_enabled=False,
+    )
 
 
 @lru_cache(maxsize=16)
@@ -48,10 +58,9 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
     gradient of a channels-last 3x3 convolution with dilation 2 is not finite at 20, 24 and 40
     channels and right at others.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = STBN(config).place(device)
-        frames = torch.randn(1, 3, config.inputs, 48, 48, device=device)
+    model = STBN.seeded(config, 0).place(device)
+    chance = torch.Generator().manual_seed(0)
+    frames = torch.randn(1, 3, config.inputs, 48, 48, generator=chance).to(device)
     flow = torch.zeros(1, 2, 2, 48, 48, device=device)
     gradients, seconds = {}, {}
     for precision in ("float32", "bfloat16"):

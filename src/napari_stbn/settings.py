@@ -157,7 +157,7 @@ class RunSettings:
             repeat = {
                 "pace": pace,
                 "checks": int(report["checks"]),
-                "refine": "always" if report["refined_flow"] else "never",
+                "refine": "always" if report.get("refined_flow") else "never",
                 "time_budget": None,
             }
             training = {**self.training, **repeat}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ __all__ = [
     "Request",
     "RunProgress",
     "View",
+    "load_ahead",
     "run_steps",
     "threads",
     "threads_for",
@@ -193,6 +197,7 @@ def run_steps(request: Request, controls: Controls) -> Generator[RunProgress | L
     """
     with threads(threads_for(request.threads)):
         try:
+            load_ahead()
             return (yield from _Run(request, controls).steps())
         except Exception as error:  # noqa: BLE001  # handed on, to be raised where the user is
             return Outcome(error=error)
@@ -333,6 +338,28 @@ def _middle(span: tuple[int, int], length: int) -> tuple[int, int]:
     length = min(max(8, length), span[1] - span[0])
     start = (span[0] + span[1] - length) // 2
     return start, start + length
+
+
+@cache
+def load_ahead() -> None:
+    """Import now what the first run would import in the middle of the fit.
+
+    Hundreds of modules make many objects, and Python's search for garbage among all that there are
+    holds every thread up, that of the screen as well (0.25 s and more). So it does not search
+    meanwhile, and takes them for old ones after.
+    """
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        for name in ("cv2", "skimage.filters", "pandas"):
+            with suppress(ImportError):
+                import_module(name)
+    finally:
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()  # all that lives is old now, without a search
+        if searched:
+            gc.enable()
 
 
 def threads_for(count: int) -> int:

@@ -67,9 +67,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     noise = None
     try:
         movie = _part(stack)
-        change = np.diff(movie.astype(np.float64), axis=0)
-        level = max(float(np.nanmean(movie.astype(np.float64) ** 2)), 1e-300)
-        if np.nanmean(change**2) < _STILL * level:
+        if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             noise = estimate_noise(movie)
@@ -78,6 +76,16 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)))
+
+
+def _is_still(movie: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+    """Whether all frames are copies of one; pixels that are no numbers do not count."""
+    values = movie.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    change = np.diff(values, axis=0)
+    if np.isnan(change).all():
+        return False
+    return bool(np.nanmean(change**2) <= _STILL * np.nanmean(values**2))
 
 
 def _part(stack: Stack) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

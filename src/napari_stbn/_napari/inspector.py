@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.qt.threading import WorkerBase
 from qtpy.QtCore import QTimer
 
-from ._run import threads
+from ._run import load_ahead, threads
 from .inspection import Inspection, inspect_stack
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class _Worker(WorkerBase):
         """Look, in the other thread."""
         if self.abort_requested:
             return None
+        load_ahead()  # before somebody waits for the fit
         with threads(1):
             return inspect_stack(self._stack, self._settings)
 
@@ -57,6 +58,10 @@ class Inspector:
         """Ask about a stack; an earlier question is forgotten."""
         self._asked = stack, settings
         self._timer.start()
+
+    def silence(self) -> None:
+        """Want no answer any more; Qt may be gone already."""
+        self._asked = None
 
     def forget(self) -> None:
         """Want no answer any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -27,6 +27,7 @@ __all__ = ["DenoisingJob", "State", "running_job"]
 
 State = Literal["running", "done", "cancelled", "failed"]
 Ending = tuple[Outcome, list[Any]]
+_BREATH = 10  # ms for the screen between two layers that are added
 PHASES = {
     "noise": "measuring noise",
     "flow": "estimating motion",
@@ -59,7 +60,8 @@ class DenoisingJob:
     build : callable
         Makes the layers of an outcome; called in the other thread.
     add : callable
-        Adds them to the viewer; called in the thread of the viewer.
+        Adds them to the viewer, and iterates over them; called in the thread of the viewer. Where
+        it is a generator, the screen is drawn between any two layers.
     screen : bool
         Whether Qt runs. Without it, call `wait` to get the layers.
 
@@ -73,7 +75,7 @@ class DenoisingJob:
         Emits the state once: "done", "cancelled" or "failed".
     state : {"running", "done", "cancelled", "failed"}
     layers : list of napari layers
-        The results, when done.
+        The results, when done, until they are removed.
     error : exception or None
         What went wrong, when failed.
     denoiser : Denoiser or None
@@ -101,7 +103,7 @@ class DenoisingJob:
         request: Request,
         *,
         build: Callable[[Outcome], list[Any]],
-        add: Callable[[list[Any]], list[Layer]],
+        add: Callable[[list[Any]], Iterable[Layer]],
         screen: bool,
     ) -> None:
         self.title, self.request, self.controls = title, request, Controls()
@@ -198,7 +200,7 @@ class DenoisingJob:
             raise TimeoutError(f'"{self.title}" is still being denoised after {timeout} s')
         if self.error is not None:
             raise self.error
-        return self.layers
+        return list(self.layers)
 
     def run_in_thread(self) -> Generator[RunProgress | Look, None, Ending]:
         """The work, and the layers that come of it."""
@@ -216,8 +218,11 @@ class DenoisingJob:
         if self.is_running and not self.controls.cancelled:
             (self.looked if isinstance(item, Look) else self.progressed).emit(item)
 
-    def end(self, ending: Ending) -> None:
-        """Add the layers, or say what went wrong; in the thread of the viewer."""
+    def end(self, ending: Ending) -> Iterator[None]:
+        """Add the layers, or say what went wrong; in the thread of the viewer.
+
+        A generator, to be run to its end: between two layers there is time for the screen.
+        """
         if not self.is_running:
             return
         outcome, layers = ending
@@ -227,7 +232,7 @@ class DenoisingJob:
             error = None
         elif outcome.result is not None and outcome.denoiser is not None:
             try:
-                self.layers = self._add(layers)
+                yield from self._add_all(layers)
             except Exception as problem:  # noqa: BLE001  # the job must end all the same
                 error = problem
             self.denoiser, self.result = outcome.denoiser, outcome.result
@@ -240,6 +245,14 @@ class DenoisingJob:
         self.finished.emit(state)
         if error is not None and not self._awaited and isinstance(self._driver, _QtDriver):
             notification_manager.receive_error(type(error), error, error.__traceback__)
+
+    def _add_all(self, layers: list[Any]) -> Iterator[None]:
+        """Add the layers; for a person it is too late to cancel then, but the viewer may close."""
+        for layer in self._add(layers):
+            self.layers.append(layer)
+            yield
+            if self.controls.cancelled:
+                return
 
 
 class _Driver(Protocol):
@@ -268,6 +281,11 @@ class _Named(partial[Any]):
         return self.name
 
 
+def _run_in_thread(held: list[DenoisingJob]) -> Generator[RunProgress | Look, None, Ending]:
+    """The work of the only job in a list, which is emptied: napari keeps its workers for ever."""
+    return (yield from held.pop().run_in_thread())
+
+
 class _QtDriver:
     """Runs a job in napari's worker, shows it in the activity dock."""
 
@@ -278,18 +296,21 @@ class _QtDriver:
 
         from ._screen import calm_spinners, draws_in_software
 
+        controls = job.controls
+
         class Worker(GeneratorWorker):
             """Quits by way of the job: its generator ends, and closes what it holds, by itself."""
 
             def quit(self) -> None:
-                job.cancel()
+                controls.cancel()
 
-        work = _Named(job.run_in_thread)
+        work = _Named(_run_in_thread, [job])
         work.name = f'STBN denoising of "{job.title}"'
         self.worker = create_worker(work, _worker_class=Worker, _start_thread=False)
         self.bar = progress(total=100, desc=f"STBN {job.title}", file=io.StringIO())
         self.job = job
         self.loop: Any = None
+        self.ending: Iterator[None] = iter(())
         if draws_in_software():
             job.controls.tell_every, job.controls.look_every = 1.0, 2.0
             QTimer.singleShot(0, calm_spinners)  # once the one of the activity dock turns
@@ -316,12 +337,23 @@ class _QtDriver:
         self._end((Outcome(error=error), []))
 
     def _end(self, ending: Ending) -> None:
-        self.bar.close()
+        self.ending = self.job.end(ending)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Add the next layer, then let the screen be drawn."""
+        from qtpy.QtCore import QTimer
+
+        more = False
         try:
-            self.job.end(ending)
+            more = next(self.ending, self) is None
         finally:
-            if self.loop is not None:
-                self.loop.quit()
+            if not more:
+                self.bar.close()
+                if self.loop is not None:
+                    self.loop.quit()
+        if more:
+            QTimer.singleShot(_BREATH, self._go_on)
 
     def is_alive(self) -> bool:
         """Until it has ended in the thread of the viewer."""
@@ -366,4 +398,5 @@ class _ThreadDriver:
     def wait(self, timeout: float | None) -> None:
         self.thread.join(timeout)
         if self.ending is not None:
-            self.job.end(self.ending)
+            for _ in self.job.end(self.ending):
+                pass

@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from napari_stbn.settings import RunSettings
+from napari_stbn.training import TrainingConfig
+
+from .rows import check_values
 
 __all__ = ["Preferences", "load_preferences", "save_preferences"]
 
 _PLUGIN, _PAGE = "napari-stbn", "denoising"
+_ADVANCED = ("max_steps", "channels", "seed", "precision", "training")
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,7 @@ class Preferences:
         """
         rest = json.loads(settings.to_json())
         plain = RunSettings()
-        advanced = {
-            name: rest[name]
-            for name in ("max_steps", "channels", "seed", "precision", "training")
-            if rest[name] != getattr(plain, name)
-        }
+        advanced = {name: rest[name] for name in _ADVANCED if rest[name] != getattr(plain, name)}
         return cls(
             preset=settings.preset,
             time_budget=settings.time_budget or 0.0,
@@ -75,9 +75,14 @@ class Preferences:
             "flow": self.flow,
         }
         try:
-            return RunSettings.from_json(json.dumps({**json.loads(self.advanced), **chosen}))
+            written = json.loads(self.advanced)
+            kept = {name: written[name] for name in _ADVANCED if name in written}
+            settings = RunSettings.from_json(json.dumps({**kept, **chosen}))
+            check_values(RunSettings, kept)
+            check_values(TrainingConfig, settings.training)
         except (ValueError, TypeError):
             return RunSettings.from_json(json.dumps(chosen))
+        return settings
 
 
 def load_preferences() -> Preferences:

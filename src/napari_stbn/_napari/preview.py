@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._run import Look, View
+from ._screen import garbage_kept
 from .layers import LayerStack, visible_region
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Preview:
         job.looked.connect(self._show)
         job.finished.connect(self.close)
         self._moved()
+        if job.controls.view is not None:
+            # Now: a new layer takes napari a tenth of a second, longer while the fit runs.
+            self.layer = self._add(_nothing(job.controls.view))
+            self.layer.opacity = 0.0
 
     def close(self, _state: str = "") -> None:
         """Remove the layer and forget the viewer."""
@@ -50,7 +55,8 @@ class Preview:
         self.job.controls.view = None
         layer, self.layer = self.layer, None
         if layer is not None and layer in self.viewer.layers:
-            self.viewer.layers.remove(layer)
+            with garbage_kept():
+                self.viewer.layers.remove(layer)
 
     def _removed(self, event: Any) -> None:
         if self.layer is not None and event.value is self.layer:
@@ -147,3 +153,9 @@ class Preview:
         self.viewer.layers.insert(index, preview)
         self.viewer.layers.selection = selected  # the user's choice stays
         return preview
+
+
+def _nothing(view: View) -> Look:
+    """A look before the first one."""
+    height, width = (max(1, stop - start) for start, stop in (view.rows, view.columns))
+    return Look(view, np.zeros((height, width), np.float32))

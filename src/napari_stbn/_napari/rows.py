@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
 from magicgui.widgets.bases import ValueWidget
 
-__all__ = ["field_row", "field_rows", "number_row"]
+__all__ = ["check_values", "field_row", "field_rows", "number_row"]
 
 _LARGEST = 1_000_000_000
 
@@ -38,25 +39,16 @@ def field_rows(cls: type, leave_out: typing.Collection[str] = ()) -> dict[str, V
 
 def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
     """The row of one field."""
-    annotation, details = typing.get_args(hint)[:2]
+    details, words, kind, optional = _parts(hint)
     options = {
         "name": field.name,
         "label": details.get("label", field.name.replace("_", " ").capitalize()),
         "tooltip": details["tooltip"],
     }
     default: Any = None if field.default is MISSING else field.default
-    parts = typing.get_args(annotation)
-    words = [
-        word
-        for part in (annotation, *parts)
-        if typing.get_origin(part) is Literal
-        for word in typing.get_args(part)
-    ]
     if words:
         choices = sorted(words, key=lambda word: word != "auto")
         return ComboBox(value=default, choices=choices, **options)
-    optional = type(None) in parts
-    kind = next((part for part in parts if part is not type(None)), annotation)
     if kind is bool:
         return CheckBox(value=default, **options)
     if kind in (int, float):
@@ -69,6 +61,53 @@ def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
             return row
         return number_row(kind, default, low, high, **options)
     return LineEdit(value=default, **options)
+
+
+def check_values(cls: type, values: Mapping[str, Any]) -> None:
+    """Raise where a value could not stand in the row of its field.
+
+    Parameters
+    ----------
+    cls : dataclass
+        As in `field_rows`.
+    values : mapping of field to value
+
+    Raises
+    ------
+    ValueError
+        With the field and the value.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for name, value in values.items():
+        if typing.get_origin(hints.get(name)) is not typing.Annotated:
+            continue
+        details, words, kind, optional = _parts(hints[name])
+        if value is None:
+            good = optional
+        elif words:
+            good = value in words
+        elif kind in (int, float):
+            number = int if kind is int else int | float
+            low, high = details.get("min", -_LARGEST), details.get("max", _LARGEST)
+            good = isinstance(value, number) and low <= value <= high
+        else:
+            good = not isinstance(kind, type) or isinstance(value, kind)
+        if not good:
+            raise ValueError(f"{name} cannot be {value!r}")
+
+
+def _parts(hint: Any) -> tuple[dict[str, Any], list[Any], Any, bool]:
+    """Of an annotation: details, words to choose from, kind of value, whether None will do."""
+    annotation, details = typing.get_args(hint)[:2]
+    parts = typing.get_args(annotation)
+    words = [
+        word
+        for part in (annotation, *parts)
+        if typing.get_origin(part) is Literal
+        for word in typing.get_args(part)
+    ]
+    kind = next((part for part in parts if part is not type(None)), annotation)
+    return details, words, kind, type(None) in parts
 
 
 def number_row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from magicgui.widgets import Label, ProgressBar, PushButton
+from psygnal import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from .chart import LossChart
@@ -31,11 +32,17 @@ class RunPanel:
     Attributes
     ----------
     native : QWidget
+    job : DenoisingJob or None
+        The one that is shown: the last one of this panel, or one that ran when it was made.
+    ended : Signal
+        Emits the state of that job at its end, when the panel shows it.
     fit, pause, stop, cancel : PushButton
     progress : ProgressBar
     status : Label
     chart : LossChart
     """
+
+    ended = Signal(str)
 
     def __init__(self) -> None:
         self.fit = PushButton(text="Fit and denoise", tooltip="Learn from this movie, denoise it")
@@ -63,7 +70,12 @@ class RunPanel:
         self.pause.changed.connect(self._pause)
         self.stop.changed.connect(self._stop)
         self.cancel.changed.connect(self._cancel)
-        self._enable()
+        self.native.destroyed.connect(self.release)  # with the window, when the viewer is closed
+        running = running_job()
+        if running is None:
+            self._enable()
+        else:
+            self.follow(running)
 
     def follow(self, job: DenoisingJob) -> None:
         """Show a job until it ends."""
@@ -76,7 +88,7 @@ class RunPanel:
         job.finished.connect(self._finished)
         self._enable()
 
-    def release(self) -> None:
+    def release(self, *_args: object) -> None:
         """Forget the job; it goes on."""
         if self.job is not None:
             self.job.progressed.disconnect(self._progressed, missing_ok=True)
@@ -105,6 +117,7 @@ class RunPanel:
         else:
             self.status.value = "cancelled; nothing was added"
         self._enable()
+        self.ended.emit(state)
 
     def _pause(self) -> None:
         if self.job is None:

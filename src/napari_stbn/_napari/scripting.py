@@ -6,9 +6,10 @@ names exist without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def start_denoising(
         model = Denoiser.load(fspath(model), device=settings.device)
     elif model is None:
         settings.denoiser()  # an unknown choice is said here, not in the background
+        start = settings.start
+        if start not in ("fresh", "pretrained") and not Path(start).is_file():
+            raise FileNotFoundError(f"there is no model {start} to start from")
     shown = {"uncertainty": uncertainty, "flow": flow, "residual": residual}
     screen = getattr(viewer, "window", None) is not None
     job = DenoisingJob(
@@ -237,13 +241,12 @@ def _build(
     )
 
 
-def _add(viewer: ViewerModel, layers: list[Layer]) -> list[Layer]:
+def _add(viewer: ViewerModel, layers: list[Layer]) -> Iterator[Layer]:
     """Add the layers; the denoised one is selected, as after File > Open."""
     for layer in layers:
         viewer.add_layer(layer)
-    if layers:
         viewer.layers.selection = {layers[0]}
-    return layers
+        yield layer
 
 
 def _watch(viewer: ViewerModel, source: LayerStack, job: DenoisingJob) -> None:

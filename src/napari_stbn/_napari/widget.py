@@ -50,6 +50,7 @@ class DenoiseWidget(Form):
         super().__init__(viewer)
         self.denoiser: Denoiser | None = None
         self.inspection: Inspection | None = None
+        self._model_file: Path | None = None  # that holds the denoiser at hand
         self._guess = ""  # what was guessed about the axes
         self._last: tuple[LayerStack, RunSettings, DenoisingJob] | None = None
         self._comparison: SideBySide | Swipe | None = None
@@ -226,6 +227,8 @@ class DenoiseWidget(Form):
 
     def _finished(self, state: str) -> None:
         if state == "done" and self._last is not None:
+            if self._last[2].request.model is None:
+                self._model_file = None  # of the model that was there before
             self.denoiser = self._last[2].denoiser
         self._enable()
 
@@ -246,7 +249,7 @@ class DenoiseWidget(Form):
         if path is None:
             return
         self.denoiser = Denoiser.load(path, device=self.device.value)
-        self.model_path = Path(path)
+        self.model_path = self._model_file = Path(path)
         self.start.reset_choices()
         self.start.value = str(path)
         show_info(f"{self.model_path.name} is ready: denoise with it, or start a fit from it")
@@ -272,13 +275,14 @@ class DenoiseWidget(Form):
         asked = path is None
         path = path or _ask_save(self.native, "Save model", "model.stbn", "Models (*.stbn)")
         if path is not None:
-            show_info(f"saved {self.denoiser.save(path, overwrite=asked)}")
+            self._model_file = self.denoiser.save(path, overwrite=asked)
+            show_info(f"saved {self._model_file}")
 
     def script(self) -> str:
         """A Python script of the last run, or of the one that the rows describe."""
         if self._last is not None and self._last[2].state == "done":
             source, settings, job = self._last
-            model = None if job.request.model is None else str(self.model_path or "model.stbn")
+            model = None if job.request.model is None else str(self._model_file or "model.stbn")
             used = threads_for(job.request.threads)
             return run_script(source, settings, threads=used, report=job.report, model=model)
         return run_script(self.source(), self.settings(), threads=threads_for(self.threads.value))
@@ -351,7 +355,7 @@ class DenoiseWidget(Form):
 
     def _destroyed(self) -> None:
         """The window is gone: nothing may touch the rows any more."""
-        self._inspector.forget()
+        self._inspector.silence()
         self.run.release()
 
     def closed(self) -> None:

@@ -9,6 +9,7 @@ blind-spot alignment block. Both states of a frame then pass the spatial recepti
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal, cast
@@ -24,6 +25,7 @@ __all__ = ["STBN", "AlignmentBlock", "STBNConfig", "SpatialExpansion"]
 
 _NOT_RECTIFIED = re.compile(r"(fuse|head)\.\d+|expand\.(inlet|outlet\.\d)|align\.\w+\.tail\.4")
 Direction = Literal["from_past", "from_future"]
+_CHANCE = threading.RLock()  # held while weights are drawn
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,22 @@ class STBN(nn.Module):
 
     def __init__(self, config: STBNConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or STBNConfig()
+        self.config = config or STBNConfig()
+        with _CHANCE:
+            self._build(self.config)
+
+    @classmethod
+    def seeded(cls, config: STBNConfig, seed: int) -> STBN:
+        """A network whose random weights depend on the seed alone.
+
+        Other threads that make a network wait meanwhile: torch draws weights from one generator.
+        """
+        with _CHANCE, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config)
+
+    def _build(self, config: STBNConfig) -> None:
+        """Make all parts, with random weights."""
         w = config.width
         self.align = nn.ModuleDict(
             {"from_past": AlignmentBlock(config), "from_future": AlignmentBlock(config)}
