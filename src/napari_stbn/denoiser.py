@@ -69,7 +69,7 @@ class Denoiser:
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Of the network's inner layers; "auto" tries.
-    start : {"fresh", "pretrained"} or path, default "fresh"
+    start : {"fresh", "pretrained"} or path, default "pretrained"
         Begin a fit with random weights, with those that come with the package where there are some
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
         whose network is then used. Unless fresh, motion is estimated on the first model's blind
@@ -101,7 +101,7 @@ class Denoiser:
         channels: Literal["auto", "separate", "joint"] = "auto",
         network: STBNConfig | None = None,
         precision: Precision | Literal["auto"] = "auto",
-        start: str | PathLike[str] = "fresh",
+        start: str | PathLike[str] = "pretrained",
     ) -> None:
         if preset != "auto" and preset not in PRESETS:
             raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
