@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,20 +82,27 @@ class Start:
     ----------
     average : Average
         Of the fit, before its first step.
-    loss : float
-        Of these weights on the held-out blocks.
     """
 
-    def __init__(self, average: Average, loss: float) -> None:
+    def __init__(self, average: Average) -> None:
         self.parameters = average.parameters
         self.values = [p.detach().clone() for p in average.parameters]
-        self.loss = loss
+        self.loss: float | None = None  # of these weights on the held-out blocks
         self.last = math.inf  # loss of the fit when it was measured last
+
+    @torch.no_grad()
+    def score(self, measure: Callable[[], float]) -> None:
+        """Measure the loss of these weights, once; the model's own are back afterwards."""
+        if self.loss is None:
+            own = [p.detach().clone() for p in self.parameters]
+            torch._foreach_copy_(self.parameters, self.values)
+            self.loss = measure()
+            torch._foreach_copy_(self.parameters, own)
 
     @torch.no_grad()
     def put_back_unless_beaten(self) -> None:
         """Give the model its first weights again if the fit did not lower the loss."""
-        if not self.last < self.loss:
+        if self.loss is None or not self.last < self.loss:
             for value, parameter in zip(self.values, self.parameters, strict=True):
                 parameter.copy_(value)
 

@@ -69,7 +69,7 @@ class Denoiser:
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
         Of the network's inner layers; "auto" tries.
-    start : {"fresh", "pretrained"} or path, default "fresh"
+    start : {"fresh", "pretrained"} or path, default "pretrained"
         Begin a fit with random weights, with those that come with the package where there are some
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
         whose network is then used. Unless fresh, motion is estimated on the first model's blind
@@ -101,7 +101,7 @@ class Denoiser:
         channels: Literal["auto", "separate", "joint"] = "auto",
         network: STBNConfig | None = None,
         precision: Precision | Literal["auto"] = "auto",
-        start: str | PathLike[str] = "fresh",
+        start: str | PathLike[str] = "pretrained",
     ) -> None:
         if preset != "auto" and preset not in PRESETS:
             raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
@@ -130,6 +130,7 @@ class Denoiser:
         self._checks = 0
         self._started_from = ""
         self._refines = False
+        self._flow_is_of_start = False
 
     def fit(
         self,
@@ -252,6 +253,8 @@ class Denoiser:
             steps.close()  # puts the averaged weights in place now, not at collection
             self.model.eval()
             self._average = None
+            # The result shall be that of the model when it is loaded again.
+            self._flow_is_of_start = self._refines
 
     def denoise(self, data: Stack | ArrayLike, *, axes: str | None = None) -> DenoiseResult:
         """Denoise a stack with the fitted model.
@@ -514,7 +517,8 @@ class Denoiser:
         self, stack: Stack, joint: bool, started: float, model: STBN
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack once; remember the noise and scaling that it was given."""
-        if self._prepared is not None and self._prepared.stack is stack:
+        known = self._prepared is not None and self._prepared.stack is stack
+        if self._prepared is not None and known and not self._flow_is_of_start:
             return self._prepared
         self._prepared = None  # free the last one first
         steps = prepare_stack(
@@ -539,7 +543,7 @@ class Denoiser:
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
-        self._prepared = prepared
+        self._prepared, self._flow_is_of_start = prepared, False
         return prepared
 
 

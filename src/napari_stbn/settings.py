@@ -75,7 +75,7 @@ class RunSettings:
     start: Annotated[
         str,
         {"label": "Start from", "tooltip": "fresh (random weights), pretrained, or a saved model"},
-    ] = "fresh"
+    ] = "pretrained"
     channels: Annotated[
         Literal["auto", "separate", "joint"],
         {"label": "Channels", "tooltip": "denoise channels together?"},

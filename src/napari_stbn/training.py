@@ -258,7 +258,7 @@ def training_steps(
     average = average or Average(model, config.averaging)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
-    start = Start(average, _held_out_loss(model, held_out, precision)) if warm else None
+    start = Start(average) if warm else None
     schedule = Schedule(config)
     best, since_best, next_check = math.inf, 0, 1 / config.checks
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
@@ -272,6 +272,8 @@ def training_steps(
     try:
         while True:
             started = time.perf_counter()
+            if start is not None and step:  # the first step takes long enough by itself
+                start.score(lambda: _held_out_loss(model, held_out, precision))
             fraction = schedule.fraction(step)
             rate = schedule.learning_rate(step, fraction)
             loss = _loss(
