@@ -25,6 +25,7 @@ from _common import (
     use_threads,
     write_results,
 )
+from napari_stbn._refinement import refine_flow
 from napari_stbn.devices import free_memory
 from napari_stbn.inference import DenoisedWindow, denoise_frames, plan_inference
 from napari_stbn.preparation import PreparedStack, prepare_stack
@@ -97,6 +98,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[60.0, 300.0], help="budgets of the fit"
     )
+    parser.add_argument(
+        "--start", nargs="+", default=["pretrained"], help="pretrained, fresh, or saved models"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one movie for each")
     parser.add_argument("--kinds", nargs="+", default=["mixed"], choices=KINDS)
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 128, 128), metavar="N")
@@ -129,14 +133,17 @@ def _rows(movie: SimulatedMovie, options: argparse.Namespace) -> Iterator[Row]:
             **truth.measures(outcome.denoised),
             "seconds": outcome.seconds,
         }
-    for seconds in options.seconds:
-        yield _ours(movie, truth, seconds, options)
+    for start in options.start:
+        for seconds in options.seconds:
+            yield _ours(movie, truth, start, seconds, options)
 
 
-def _ours(movie: SimulatedMovie, truth: Truth, seconds: float, options: argparse.Namespace) -> Row:
+def _ours(
+    movie: SimulatedMovie, truth: Truth, start: str, seconds: float, options: argparse.Namespace
+) -> Row:
     """Fit for some seconds and denoise; the noise is estimated, nothing is given."""
     stack = stbn.Stack(movie.noisy, axes="TYX")
-    denoiser = stbn.Denoiser(options.preset, device=options.device, seed=0)
+    denoiser = stbn.Denoiser(options.preset, device=options.device, seed=0, start=start)
     started = time.perf_counter()
     denoiser.fit(stack, time_budget=seconds)
     result = denoiser.denoise(stack)
@@ -147,11 +154,11 @@ def _ours(movie: SimulatedMovie, truth: Truth, seconds: float, options: argparse
     held_out = result.report["held_out_loss"]
     noise = result.noise[0]
     return {
-        "method": f"napari-stbn, {seconds:g} s",
+        "method": f"napari-stbn, {Path(start).stem}, {seconds:g} s",
         **truth.measures(result.denoised),
         "seconds": elapsed,
         "steps": result.report["steps"],
-        "prior_psnr": truth.psnr(_prior_mean(denoiser, stack)),
+        "prior_psnr": truth.psnr(_prior_mean(denoiser, stack, result.report["refined_flow"])),
         "within_1": float(np.mean(off <= result.uncertainty)),
         "within_2": float(np.mean(off <= 2 * result.uncertainty)),
         "held_out": float(held_out[-1]) if held_out else None,
@@ -159,7 +166,7 @@ def _ours(movie: SimulatedMovie, truth: Truth, seconds: float, options: argparse
     }
 
 
-def _prior_mean(denoiser: stbn.Denoiser, stack: stbn.Stack) -> NDArray[np.float32]:
+def _prior_mean(denoiser: stbn.Denoiser, stack: stbn.Stack, refined: bool) -> NDArray[np.float32]:
     """The blind prediction, before it is fused with the pixel itself, (T, Y, X) [counts]."""
     if denoiser.model is None:
         raise RuntimeError("fit first")
@@ -167,7 +174,7 @@ def _prior_mean(denoiser: stbn.Denoiser, stack: stbn.Stack) -> NDArray[np.float3
         stack,
         joint=False,
         noise="estimate",
-        flow=denoiser.flow,
+        flow="none" if refined else denoiser.flow,
         known_noise=denoiser.channel_noise,
         known_scaling=denoiser.channel_scaling,
     )
@@ -177,6 +184,9 @@ def _prior_mean(denoiser: stbn.Denoiser, stack: stbn.Stack) -> NDArray[np.float3
             next(steps)
         except StopIteration as stop:
             prepared = stop.value
+    if refined:
+        for _ in refine_flow(denoiser.model, prepared, denoiser.flow):
+            pass
     movie = prepared.movies[0, 0]
     plan = plan_inference(denoiser.model, movie.shape, free_memory(denoiser.device) // 2)
     windows = denoise_frames(denoiser.model, movie, plan)

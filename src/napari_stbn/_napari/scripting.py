@@ -257,8 +257,12 @@ def _watch(viewer: ViewerModel, source: LayerStack, job: DenoisingJob) -> None:
             job.cancel()
 
     def forget(event: Any) -> None:
-        if job.layers and event.value is job.layers[0]:
+        if event.value not in job.layers:
+            return
+        if event.value is job.layers[0]:
             job.result = None  # nothing is kept of what the user has thrown away
+        job.layers.remove(event.value)
+        if not job.layers:
             viewer.layers.events.removed.disconnect(forget)
 
     def ended(state: str) -> None:

@@ -60,6 +60,7 @@ class DenoiseWidget(Form):
         self.native.installEventFilter(self._closing)
         self.native.destroyed.connect(self._destroyed)
         self._connect()
+        self.run.ended.connect(self._finished)
         self.use(load_preferences())
         active = viewer.layers.selection.active
         if isinstance(active, Image):
@@ -220,16 +221,16 @@ class DenoiseWidget(Form):
         )
         self._inspector.forget()
         self._last = source, settings, job
-        job.finished.connect(self._finished)
         self.run.follow(job)
         self._enable()
         return job
 
     def _finished(self, state: str) -> None:
-        if state == "done" and self._last is not None:
-            if self._last[2].request.model is None:
+        job = self.run.job
+        if state == "done" and job is not None:
+            if job.request.model is None:
                 self._model_file = None  # of the model that was there before
-            self.denoiser = self._last[2].denoiser
+            self.denoiser = job.denoiser
         self._enable()
 
     def load_model(self, path: str | Path | None = None) -> None:
