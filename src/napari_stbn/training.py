@@ -262,6 +262,7 @@ def training_steps(
     schedule = Schedule(config)
     best, since_best, next_check = math.inf, 0, 1 / config.checks
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
+    measured = 0  # step of the last evaluation of the held-out blocks
     file = FitFile(checkpoint, _identity(model, movies, config, precision))
     if (counters := file.restore(average, optimizer, generator)) is not None:
         best, since_best, next_check = counters["best"], counters["since_best"], counters["next"]
@@ -306,6 +307,7 @@ def training_steps(
                 average.swap()
                 score = _held_out_loss(model, held_out, precision)
                 average.swap()
+                measured = step
                 if start is not None:
                     start.last = score
                 if score < best - _GAIN:
@@ -348,4 +350,6 @@ def training_steps(
     finally:
         average.swap()
         if start is not None:
+            if start.loss is not None and measured != step:  # the fit was stopped between checks
+                start.last = _held_out_loss(model, held_out, precision)
             start.put_back_unless_beaten()

@@ -12,6 +12,7 @@ from napari_stbn import Denoiser, Stack, STBNConfig, simulate
 from napari_stbn._start import WEIGHTS, first_model, pretrained_model
 from napari_stbn.network import STBN
 from napari_stbn.presets import PRESETS
+from napari_stbn.settings import RunSettings
 from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
@@ -143,3 +144,21 @@ def test_a_fit_begins_with_the_weights_and_ends_no_worse() -> None:
     report = denoiser.denoise(MOVIE).report
     assert report["start"] == "pretrained"
     assert not any("pretrained" in note for note in report["notes"])
+
+
+def test_a_warm_fit_that_is_stopped_is_repeated(tmp_path: Path) -> None:
+    """Stopped between two checks it is scored once more, as the repeated one is at its end."""
+    movie = Stack(simulate((6, 32, 32), seed=4).noisy, "TYX")
+    settings = RunSettings(preset="preview", device="cpu", start="pretrained", max_steps=200)
+    stopped = settings.denoiser()
+    steps = settings.fit_steps(stopped, movie)
+    for progress in steps:
+        if progress.step is not None and progress.step.step == 5:
+            break
+    steps.close()
+    first = stopped.denoise(movie)
+    again = settings.repeating(first.report)
+    repeated = again.denoiser()
+    for _ in again.fit_steps(repeated, movie):
+        pass
+    np.testing.assert_array_equal(repeated.denoise(movie).denoised, first.denoised)

@@ -389,7 +389,6 @@ def test_a_model_is_kept_loaded_started_from_and_used(
     warm = widget.fit()
     warm.wait(60)
     assert "cells" in str(warm.report["start"])
-    assert not np.array_equal(warm.layers[0].data, first.data)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "missing"])
