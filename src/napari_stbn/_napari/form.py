@@ -188,9 +188,9 @@ class Form(Container[Any]):
         return [*REGIONS.items(), *((f"shapes in {layer.name}", layer) for layer in drawn)]
 
     def _starts(self, _widget: object = None) -> list[tuple[str, str]]:
-        choices = [("fresh (random weights)", "fresh")]
+        choices = [("fresh", "fresh")]
         if any(path.exists() for path in WEIGHTS):
-            choices.insert(0, ("pretrained (simulated movies)", "pretrained"))
+            choices.insert(0, ("pretrained", "pretrained"))
         if self.model_path is not None:
             choices.append((self.model_path.name, str(self.model_path)))
         return choices
