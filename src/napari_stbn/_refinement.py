@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
+from ._generators import relay
 from .devices import free_memory
-from .flow import FlowMethod, flow_steps
+from .flow import FlowMethod, whole_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
@@ -32,7 +34,7 @@ def refine_flow(
     model : STBN
         That already denoises, on the device to use.
     prepared : PreparedStack
-        With zero flow.
+        Whatever its flow is now, the prediction goes along zero flow.
     method : {"dis", "ilk", "tvl1"}
     precision : {"float32", "bfloat16"}, default "float32"
 
@@ -49,23 +51,30 @@ def refine_flow(
     """
     device = next(model.parameters()).device
     for number, (key, movie) in enumerate(prepared.movies.items()):
+        none = torch.zeros(1).expand(movie.flow_to_previous.shape)  # takes no memory
+        still = replace(movie, flow_to_previous=none, flow_to_next=none)
         plan = plan_inference(
             model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision
         )
         frames = []
         for piece in denoise_frames(
-            model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]
+            model, still, plan, precision=precision, origins=PATCH_ORIGINS[:1]
         ):
             if isinstance(piece, DenoisedWindow):
                 frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
             else:
                 yield (number + 0.9 * piece) / len(prepared.movies)
-        pairs = []
-        for pair in flow_steps(np.concatenate(frames), method):
-            pairs.append(pair)
-            yield (number + 0.9 + 0.1 * len(pairs) / movie.shape[0]) / len(prepared.movies)
+        flow = yield from relay(
+            whole_flow(np.concatenate(frames), method),
+            partial(_share, number, len(prepared.movies)),
+        )
         prepared.movies[key] = replace(
             movie,
-            flow_to_previous=torch.from_numpy(np.stack([p for p, _ in pairs])),
-            flow_to_next=torch.from_numpy(np.stack([n for _, n in pairs])),
+            flow_to_previous=torch.from_numpy(flow.to_previous),
+            flow_to_next=torch.from_numpy(flow.to_next),
         )
+
+
+def _share(number: int, count: int, done: float) -> float:
+    """Part of the whole work when this part of a movie's flow is done, after its prediction."""
+    return (number + 0.9 + 0.1 * done) / count

@@ -517,21 +517,23 @@ class Denoiser:
         self, stack: Stack, joint: bool, started: float, model: STBN
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack once; remember the noise and scaling that it was given."""
-        known = self._prepared is not None and self._prepared.stack is stack
-        if self._prepared is not None and known and not self._flow_is_of_start:
-            return self._prepared
-        self._prepared = None  # free the last one first
-        steps = prepare_stack(
-            stack,
-            joint=joint,
-            noise=self.noise,
-            flow="none" if self._refines else self.flow,
-            known_noise=self.channel_noise,
-            known_scaling=self.channel_scaling,
-        )
-        prepared = yield from relay(
-            steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)
-        )
+        prepared = self._prepared
+        if prepared is not None and prepared.stack is stack:
+            if not self._flow_is_of_start:
+                return prepared
+        else:
+            prepared = self._prepared = None  # free the last one first
+            steps = prepare_stack(
+                stack,
+                joint=joint,
+                noise=self.noise,
+                flow="none" if self._refines else self.flow,
+                known_noise=self.channel_noise,
+                known_scaling=self.channel_scaling,
+            )
+            prepared = yield from relay(
+                steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)
+            )
         if self._refines:
             yield from relay(
                 refine_flow(

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ._generators import relay
-from .flow import Flow, FlowMethod, flow_steps
+from .flow import Flow, FlowMethod, whole_flow
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
 from .prior import Units
 from .stack import IntensityScaling, MovieDefects, Stack, inspect_movie, validate_movie
@@ -245,11 +245,10 @@ def prepare_stack(
         groups.setdefault((0 if joint else channel, plane), []).append((channel, plane))
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = _read(prepared, members)
-        shape = (stack.n_frames - 1, 2, *stack.frame_shape)
-        both = Flow(np.empty(shape, np.float32), np.empty(shape, np.float32))
-        for t, pair in enumerate(flow_steps(sum(filled[1:], filled[0]), flow)):
-            both.to_previous[t], both.to_next[t] = pair
-            yield "flow", (number + (t + 1) / (stack.n_frames - 1)) / len(groups)
+        both = yield from relay(
+            whole_flow(sum(filled[1:], filled[0]), flow),
+            partial(_share, "flow", number, len(groups)),
+        )
         models = [prepared.noise[c] for c, _ in members]
         scalings = [prepared.scaling[c] for c, _ in members]
         prepared.movies[key] = prepare_movie(filled, valid, models, scalings, both)

@@ -162,3 +162,14 @@ def test_a_warm_fit_that_is_stopped_is_repeated(tmp_path: Path) -> None:
     for _ in again.fit_steps(repeated, movie):
         pass
     np.testing.assert_array_equal(repeated.denoise(movie).denoised, first.denoised)
+
+
+def test_what_was_noted_of_the_noise_is_not_lost_when_motion_is_refined() -> None:
+    rng = np.random.default_rng(0)
+    clean = simulate((6, 32, 32), seed=4).clean.astype(float)
+    noise = rng.normal(0, 20, clean.shape)
+    movie = Stack(clean + noise + np.roll(noise, 1, -1) + np.roll(noise, 1, -2), "TYX")
+    denoiser = Denoiser("preview", device="cpu").fit(movie, max_steps=2)
+    result = denoiser.denoise(movie)
+    assert result.report["refined_flow"]
+    assert any("share noise" in note for note in result.report["notes"])

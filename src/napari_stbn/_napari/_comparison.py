@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ METADATA = "napari-stbn"
 T = TypeVar("T")
 
 
-class Comparison:
+class Comparison(ABC):
     """A way to look at two layers that leaves no trace when it is switched off."""
 
     def __init__(self, viewer: ViewerModel, original: Image, denoised: Image) -> None:
@@ -62,9 +63,9 @@ class Comparison:
         if undo is not None:
             undo.close()
 
+    @abstractmethod
     def _begin(self, undo: ExitStack) -> None:
         """Change the viewer and say how to undo it."""
-        raise NotImplementedError
 
     def _needs(self, layer: Layer) -> bool:
         """Whether the comparison ends with this layer."""

@@ -365,7 +365,8 @@ def load_ahead() -> None:
 def threads_for(count: int) -> int:
     """Threads that a run uses when it is asked to use `count`; 0 leaves one core to the screen."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limit = int(os.environ.get("OMP_NUM_THREADS", "0") or 0) or cores or 2
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # may be a list
+    limit = int(asked) if asked.isdigit() and int(asked) else cores or 2
     return count or max(1, min(limit, (cores or 2) - 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .estimators import FLOW_METHODS, Flow, FlowMethod, estimate_flow, flow_steps
+from .estimators import FLOW_METHODS, Flow, FlowMethod, estimate_flow, flow_steps, whole_flow
 from .field import end_point_error, warp
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "estimate_flow",
     "flow_steps",
     "warp",
+    "whole_flow",
 ]

@@ -7,13 +7,15 @@ smoothed a little; why, see ``docs/flow.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOW_METHODS", "Flow", "FlowMethod", "estimate_flow", "flow_steps"]
+from napari_stbn._generators import last
+
+__all__ = ["FLOW_METHODS", "Flow", "FlowMethod", "estimate_flow", "flow_steps", "whole_flow"]
 
 FlowMethod = Literal["dis", "ilk", "tvl1", "translation", "none"]
 FLOW_METHODS: tuple[FlowMethod, ...] = get_args(FlowMethod)
@@ -67,12 +69,27 @@ def estimate_flow(movie: NDArray[Any], method: FlowMethod = "dis") -> Flow:
     The convention is that of `napari_stbn.flow.field`: ``frame[t + 1][p] ~ frame[t][p +
     to_previous[t][:, p]]``.
     """
-    pairs = list(flow_steps(movie, method))
-    return Flow(np.stack([p for p, _ in pairs]), np.stack([n for _, n in pairs]))
+    return last(whole_flow(movie, method))
+
+
+def whole_flow(movie: NDArray[Any], method: FlowMethod = "dis") -> Generator[float, None, Flow]:
+    """Estimate the flow as a generator: a loop over it is `estimate_flow`.
+
+    Yields the part that is done, 0 to 1, after each pair, and returns the `Flow`.
+
+    Parameters and errors are those of `estimate_flow`.
+    """
+    pairs = flow_steps(movie, method)
+    count, height, width = np.shape(movie)
+    flow = Flow(*(np.empty((count - 1, 2, height, width), np.float32) for _ in range(2)))
+    for t, pair in enumerate(pairs):  # each is written where it stays
+        flow.to_previous[t], flow.to_next[t] = pair
+        yield (t + 1) / (count - 1)
+    return flow
 
 
 def flow_steps(movie: NDArray[Any], method: FlowMethod = "dis") -> Iterator[tuple[Image, Image]]:
-    """Estimate the flow pair by pair: `estimate_flow` with progress.
+    """Estimate the flow pair by pair.
 
     Yields (to_previous, to_next), each (2, Y, X) float32 [px].
 
