@@ -11,6 +11,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +24,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set NAPARI_STBN_SHARED to the folder that has it")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--device cuda`` runs the tests of the core that take a device on a GPU."""
+    parser.addoption("--device", default="cpu", help="device of the core's tests: cpu, cuda, mps")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the tests of the core compute; an error, not a skip, where there is no such device."""
+    from napari_stbn.devices import resolve_device
+
+    return resolve_device(request.config.getoption("--device"))

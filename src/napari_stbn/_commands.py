@@ -136,6 +136,7 @@ def info(options: argparse.Namespace) -> None:
     print(
         f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free on {run.device}"
     )
+    print(f"plan      {run.pieces}")
     print(f"time      fit {_at_most(run.fit_seconds)}, denoising about {run.denoise_seconds:.0f} s")
 
 

@@ -53,7 +53,8 @@ def denoise_prepared(
     stds: Movies = {}
     device = next(model.parameters()).device
     for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
-        plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)))
+        budget = int(_MEMORY_SHARE * free_memory(device))
+        plan = plan_inference(model, movie.shape, budget, precision)
         windows: list[DenoisedWindow] = []
         for piece in denoise_frames(model, movie, plan, precision=precision):
             if isinstance(piece, DenoisedWindow):

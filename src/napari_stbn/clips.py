@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,24 @@ class Clip:
             self.flow_to_next,
         )
         return Clip.of([t.to(device, non_blocking=True) for t in tensors], self.units)
+
+    def split(self, parts: int) -> Iterator[Clip]:
+        """Share the crops out to so many clips, or to as many as there are crops."""
+        if parts == 1:
+            yield self
+            return
+        pieces = [
+            x.chunk(parts)
+            for x in (
+                self.inputs,
+                self.intensities,
+                self.weight,
+                self.flow_to_previous,
+                self.flow_to_next,
+            )
+        ]
+        for tensors in zip(*pieces, strict=True):
+            yield Clip.of(tensors, self.units)
 
 
 def turn(x: Tensor, quarter: int, mirror: bool, *, vectors: bool = False) -> Tensor:

@@ -214,7 +214,7 @@ class Denoiser:
         if time_budget is not None or max_steps is not None:
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
             plan = replace(plan, max_steps=limit, time_budget=time_budget)
-        check_training_memory(config, plan, stack, self.device)
+        check_training_memory(config, plan, stack, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self._refines = first.warm and self._will_refine(plan, first.model, stack)
@@ -480,7 +480,12 @@ class Denoiser:
             return False
         if plan.refine == "always" or plan.time_budget is None:
             return True
-        seconds = inference_seconds(model.place(self.device), stack, origins=1)
+        seconds = inference_seconds(
+            model.place(self.device),
+            stack,
+            origins=1,
+            precision=self._layer_precision(model.config),
+        )
         return seconds < _REFINEMENT_SHARE * plan.time_budget
 
     def _first_model(self, channels: int) -> FirstModel:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import psutil
 import torch
 
-__all__ = ["available_devices", "free_memory", "resolve_device"]
+__all__ = [
+    "available_devices",
+    "free_memory",
+    "is_out_of_memory",
+    "release_cached",
+    "resolve_device",
+]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -71,3 +77,21 @@ def available_devices() -> dict[str, str]:
         found["mps"] = f"Apple GPU, {free:.1f} GB free"
     found["cpu"] = f"CPU, {psutil.cpu_count() or 1} threads, {free:.1f} GB free"
     return found
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a torch error says that memory ran out, on any device."""
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "can't allocate" in str(error)
+        or "MPS backend out of memory" in str(error)
+    )
+
+
+def release_cached(device: torch.device) -> None:
+    """Give the memory that torch keeps for later back to a device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

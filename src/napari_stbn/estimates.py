@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,8 @@ import torch
 from .devices import free_memory, resolve_device
 from .inference import PATCH_ORIGINS, plan_inference
 from .network import STBN, STBNConfig
+from .network.frozen import FrozenSTBN
+from .precision import DTYPES, Precision, choose_precision, paired_is_right
 from .presets import PRESETS, PresetName, choose_preset
 from .stack import Stack
 from .training import TrainingConfig
@@ -27,11 +29,12 @@ __all__ = [
 
 # Of a prepared movie: intensities, inputs, mask, two flows, and the fit's own mask.
 _BYTES_A_PIXEL = 30
-# Feature maps (width x pixels) alive in a step, beside those of the blocks; set to the peak
-# resident memory of steps on the CPU, for three sizes of network.
-_MAPS_A_STEP = 60
-_MAPS_A_BLOCK = 3
-_PROBE = (4, 64, 64)  # frames, rows, columns of the clip that times the network
+# Feature maps (width x pixels) alive in a step, and more for each block; set to the peak resident
+# memory of steps on the CPU, for three sizes of network in float32 and bfloat16.
+_MAPS_A_STEP = 50
+_MAPS_A_BLOCK = 2.1
+_PLAIN = 1.5  # times as many where both directions cannot go in one pass
+_PROBE = 128  # px, side of the frame that times the network
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class RunEstimate:
         At most; a fit that no longer gains stops earlier. Infinite where steps alone limit it.
     denoise_seconds
         From a probe of the network on this machine.
+    tile
+        Side of the tiles that denoising runs in [px].
+    window
+        Frames whose states denoising holds at once.
+    batch
+        Clips in a step of the fit. Where memory runs out all the same, tiles are halved and the
+        clips of a step are worked on in parts.
     """
 
     device: torch.device
@@ -56,6 +66,17 @@ class RunEstimate:
     free: int
     fit_seconds: float
     denoise_seconds: float
+    tile: int
+    window: int
+    batch: int
+
+    @property
+    def pieces(self) -> str:
+        """The pieces that the work is done in, in a sentence."""
+        return (
+            f"{self.batch} clips in a step of the fit; denoising in windows of {self.window} frames"
+            f" and tiles of {self.tile} px"
+        )
 
 
 def estimate_run(
@@ -82,19 +103,27 @@ def estimate_run(
     where = resolve_device(device)
     chosen = PRESETS[choose_preset(where) if preset == "auto" else preset]
     free = free_memory(where)
-    model = STBN.seeded(chosen.network, 0).to(where)
+    network, training = chosen.network, chosen.training
+    precision = choose_precision(network, where)
+    model = STBN.seeded(network, 0).place(where)
     shape = (stack.n_frames, *stack.frame_shape)
     try:
-        inference = plan_inference(model, shape, free // 2).bytes
-    except MemoryError:
-        inference = free
+        plan = plan_inference(model, shape, free // 2, precision)
+    except MemoryError:  # said by `bytes` and `free`
+        plan = plan_inference(model, shape, 2**60, precision)
     outputs = 12 * math.prod(stack.shape)  # mean, std and prior
     peak = prepared_bytes(stack) + max(
-        step_bytes(chosen.network, chosen.training, stack), inference + outputs
+        step_bytes(network, training, stack, where, precision), plan.bytes + outputs
     )
-    budget = chosen.training.time_budget
     return RunEstimate(
-        where, peak, free, math.inf if budget is None else budget, inference_seconds(model, stack)
+        device=where,
+        bytes=peak,
+        free=free,
+        fit_seconds=math.inf if training.time_budget is None else training.time_budget,
+        denoise_seconds=inference_seconds(model, stack, precision=precision),
+        tile=plan.tile,
+        window=plan.window,
+        batch=training.batch,
     )
 
 
@@ -103,7 +132,13 @@ def prepared_bytes(stack: Stack) -> int:
     return _BYTES_A_PIXEL * math.prod(stack.shape)
 
 
-def step_bytes(network: STBNConfig, training: TrainingConfig, stack: Stack) -> int:
+def step_bytes(
+    network: STBNConfig,
+    training: TrainingConfig,
+    stack: Stack,
+    device: torch.device,
+    precision: Precision,
+) -> int:
     """Bytes of one step of a fit."""
     extent = (training.clip_frames, training.clip_size, training.clip_size)
     pixels = training.batch * math.prod(map(min, extent, (stack.n_frames, *stack.frame_shape)))
@@ -112,11 +147,18 @@ def step_bytes(network: STBNConfig, training: TrainingConfig, stack: Stack) -> i
         + 4 * network.fusion_blocks
         + network.expansion_groups * network.expansion_blocks
     )
-    return 4 * network.width * pixels * (_MAPS_A_STEP + _MAPS_A_BLOCK * blocks)
+    maps = _MAPS_A_STEP + _MAPS_A_BLOCK * blocks
+    if not paired_is_right(network, device, precision):
+        maps *= _PLAIN
+    return int(maps * network.width * pixels * DTYPES[precision].itemsize)
 
 
 def check_training_memory(
-    network: STBNConfig, training: TrainingConfig, stack: Stack, device: torch.device
+    network: STBNConfig,
+    training: TrainingConfig,
+    stack: Stack,
+    device: torch.device,
+    precision: Precision,
 ) -> None:
     """Raise before anything is allocated when a fit cannot fit into memory.
 
@@ -125,7 +167,9 @@ def check_training_memory(
     MemoryError
         With what is needed, what is free, and what to change.
     """
-    need, free = step_bytes(network, training, stack), free_memory(device)
+    # A step that does not fit is worked on clip by clip.
+    least = replace(training, batch=1)
+    need, free = step_bytes(network, least, stack, device, precision), free_memory(device)
     if need > free:
         raise MemoryError(
             f"a step of the fit needs about {need / 1e9:.1f} GB, "
@@ -141,8 +185,14 @@ def check_training_memory(
 
 
 @torch.no_grad()
-def inference_seconds(model: STBN, stack: Stack, origins: int = len(PATCH_ORIGINS)) -> float:
-    """Predict the seconds of inference, scaled from a small clip.
+def inference_seconds(
+    model: STBN,
+    stack: Stack,
+    *,
+    origins: int = len(PATCH_ORIGINS),
+    precision: Precision = "float32",
+) -> float:
+    """Predict the seconds of inference, scaled from one frame.
 
     Parameters
     ----------
@@ -151,18 +201,21 @@ def inference_seconds(model: STBN, stack: Stack, origins: int = len(PATCH_ORIGIN
     stack : Stack
     origins : int
         Origins of patches that the prediction is averaged over.
+    precision : {"float32", "bfloat16"}
     """
     device = next(model.parameters()).device
-    frames = torch.zeros(1, _PROBE[0], model.config.inputs, *_PROBE[1:], device=device)
-    flow = torch.zeros(1, _PROBE[0] - 1, 2, *_PROBE[1:], device=device)
-    states = torch.zeros(_PROBE[0], model.config.width, *_PROBE[1:], device=device)
-    model(frames, flow, flow)
-    started = time.perf_counter()
-    model(frames, flow, flow)
-    whole = time.perf_counter() - started
-    model.predict(states, states)
-    prediction = time.perf_counter() - started - whole
-    # The prediction is repeated for every origin of the patches, the backward direction window by
-    # window.
-    probe = whole + (origins - 1) * prediction + 0.3 * (whole - prediction)
-    return probe * math.prod(stack.shape) / math.prod(_PROBE)
+    network = FrozenSTBN(model, DTYPES[precision])
+    frame = torch.zeros(1, model.config.inputs, _PROBE, _PROBE, device=device)
+    state = torch.zeros(1, model.config.width, _PROBE, _PROBE, device=device)
+
+    def run() -> float:
+        started = time.perf_counter()
+        for _ in range(3):  # both directions, and one of them again for most of the windows
+            network.advance("from_past", frame, state)
+        between = time.perf_counter()
+        last = network.predict(state, state)
+        float(last.mean())  # waits for a GPU
+        return between - started + origins * (time.perf_counter() - between)
+
+    run()
+    return run() * math.prod(stack.shape) / _PROBE**2

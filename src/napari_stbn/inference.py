@@ -21,18 +21,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ._generators import relay
+from .devices import is_out_of_memory, release_cached
 from .flow.field import gather, warp_index
 from .network import STBN
+from .network.frozen import FrozenSTBN
 from .network.stbn import Direction, head_radius, state_radius
-from .precision import Precision, autocast
+from .precision import DTYPES, Precision
 from .preparation import PreparedMovie
 from .prior import network_input, posterior, prior_mean, prior_std
 
@@ -40,6 +41,7 @@ __all__ = ["DenoisedWindow", "InferencePlan", "denoise_frame", "denoise_frames",
 
 _logger = logging.getLogger(__name__)
 _SMALLEST_TILE = 32  # px
+_SCRATCH = 3 * 10**7  # bytes that convolutions take for themselves
 # Side of a tile times width of the network. A person who cancels waits for one tile at most.
 _CPU_TILE_WIDTH = 512 * 16
 Shift = tuple[int, int]
@@ -118,30 +120,20 @@ def plan_inference(
     """
     frames, height, width = shape
     config = model.config
-    # The factors were set to the peak resident memory of small networks on the CPU, whole frames of
-    # 256 and 512 px and tiles of 128 px: it stayed within a tenth above the plan.
-    bytes_a_value = 4 if precision == "float32" else 2
-    state = config.width * height * width * bytes_a_value
-    index = height * width * 16
+    # The factors were set to the peak resident memory of networks of width 16, 32 and 64 on the
+    # CPU, whole frames of 256 to 1024 px and tiles of 128 px: it stayed within a seventh above.
+    state = config.width * height * width * (4 if precision == "float32" else 2)
+    results = 12 * config.channels * height * width  # mean, deviation, prior mean
 
     def peak(window: int, tile: int) -> int:
         halo = 2 * (head_radius(config) + 4)
-        share = (
-            min(1.0, (min(tile, height) + halo) * (min(tile, width) + halo) / (height * width))
-            if tile < max(height, width)
-            else 1.0
-        )
-        kept = (
-            math.ceil(frames / window) * state if window < frames else 0
-        )  # backward states at the starts of windows
-        return int(
-            kept
-            + 2 * window * state
-            + 7 * state
-            + 12 * state * share
-            + index
-            + 24 * height * width * window
-        )
+        share = 1.0
+        if tile < max(height, width):
+            sides = (min(tile, side) + halo for side in (height, width))
+            share = min(1.0, math.prod(sides) / (height * width))
+        # Backward states at the starts of windows wait for their turn.
+        kept = math.ceil(frames / window) * state if window < frames else 0
+        return int(kept + window * (state + results) + (12 + 30 * share) * state + _SCRATCH)
 
     largest = 4 * math.ceil(max(height, width) / 4)
     if next(model.parameters()).device.type == "cpu":  # keep the time between two yields short
@@ -218,14 +210,14 @@ def denoise_frames(
         for t in range(stop - 1, start - 1, -1):
             state = yield from _telling(runner.step("from_future", t, state), done / total)
             future[t] = state
-        priors = []
+        window = runner.window(start, stop)
         for t in range(start, stop):
             past = yield from _telling(runner.step("from_past", t, past), done / total)
             prior = yield from _telling(runner.predict(past, future.pop(t)), done / total)
-            priors.append(prior)
+            runner.finish(t, prior, window)
             done += (total - first_pass) / runner.frames
             yield min(1.0, done / total)
-        yield runner.finish(start, torch.stack(priors, 1), min(1.0, done / total))
+        yield replace(window, fraction=min(1.0, done / total))
 
 
 def denoise_frame(
@@ -270,7 +262,9 @@ def denoise_frame(
     if past is None or future is None:
         raise IndexError(f"frame must be from 0 to {runner.frames - 1}, got {t}")
     prior = yield from runner.predict(past, future)
-    return runner.finish(t, prior[:, None], 1.0)
+    window = runner.window(t, t + 1)
+    runner.finish(t, prior, window)
+    return replace(window, fraction=1.0)
 
 
 def _telling(
@@ -294,7 +288,8 @@ class _Runner:
         precision: Precision,
         origins: Sequence[Shift],
     ) -> None:
-        self.model, self.movie, self.precision = model, movie, precision
+        self.model, self.movie = model, movie
+        self.network = FrozenSTBN(model, DTYPES[precision])
         self.origins = tuple(origins)
         self.tile = plan.tile
         self.device = next(model.parameters()).device
@@ -310,7 +305,7 @@ class _Runner:
         frame = self._frame(t)
         if neighbour is None:
             return self._tiled(
-                lambda f: self.model.begin(direction, f), [frame], state_radius(self.model.config)
+                lambda f: self.network.begin(direction, f), [frame], state_radius(self.model.config)
             )
         flow = (
             self.movie.flow_to_previous[t - 1]
@@ -319,7 +314,7 @@ class _Runner:
         )
         aligned = gather(neighbour, warp_index(flow[None].to(self.device)))
         return self._tiled(
-            lambda f, a: self.model.advance(direction, f, a),
+            lambda f, a: self.network.advance(direction, f, a),
             [frame, aligned],
             state_radius(self.model.config),
         )
@@ -329,33 +324,41 @@ class _Runner:
         priors = []
         for origin in self.origins:
             prior = yield from self._tiled(
-                partial(self._predict, origin), [past, future], head_radius(self.model.config)
+                partial(self.network.predict, origin=origin),
+                [past, future],
+                head_radius(self.model.config),
             )
             priors.append(prior)
         return torch.stack(priors).mean(0)
 
-    def _predict(self, origin: Shift, past: Tensor, future: Tensor) -> Tensor:
-        """Prior of a tile whose patches begin at one origin."""
-        h, w = past.shape[-2:]
-        y, x = origin
-        states = (F.pad(state, (x, 0, y, 0)) for state in (past, future))
-        return self.model.predict(*states)[..., y : y + h, x : x + w]
+    def window(self, start: int, stop: int) -> DenoisedWindow:
+        """Room for the result of some frames."""
+        mean, blind = (
+            torch.empty(stop - start, len(self.movie.units), self.height, self.width)
+            for _ in range(2)
+        )
+        fuses = self.network.config.covariance and all(
+            u.noise is not None for u in self.movie.units
+        )
+        if not fuses:
+            return DenoisedWindow(start, blind, None, blind, 0.0)
+        return DenoisedWindow(start, mean, torch.empty_like(mean), blind, 0.0)
 
     @torch.no_grad()
-    def finish(self, start: int, prior: Tensor, fraction: float) -> DenoisedWindow:
-        """Turn the priors (1, T', K, Y, X) of a window into intensities."""
-        movie = self.movie
-        frames = slice(start, start + prior.shape[1])
-        units = movie.units
-        blind = prior_mean(prior, units)[0].cpu()
-        if not self.model.config.covariance or any(unit.noise is None for unit in units):
-            return DenoisedWindow(start, blind, None, blind, fraction)
-        noisy = movie.intensities[frames].to(self.device)[None]
-        mean, std = (x[0].cpu() for x in posterior(prior, noisy, units))
-        valid = movie.valid[frames].cpu()
-        blind_std = prior_std(prior, units)[0].cpu()
-        mean, std = torch.where(valid, mean, blind), torch.where(valid, std, blind_std)
-        return DenoisedWindow(start, mean, std, blind, fraction)
+    def finish(self, t: int, prior: Tensor, window: DenoisedWindow) -> None:
+        """Turn the prior (1, K, Y, X) of a frame into intensities, and put them into its window."""
+        movie, units, place = self.movie, self.movie.units, t - window.start
+        prior = prior[:, None]
+        blind = prior_mean(prior, units)[0, 0].cpu()
+        window.prior[place] = blind
+        if window.std is None:
+            return
+        noisy = movie.intensities[t : t + 1].to(self.device)[None]
+        mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
+        valid = movie.valid[t : t + 1][0].cpu()
+        blind_std = prior_std(prior, units)[0, 0].cpu()
+        window.mean[place] = torch.where(valid, mean, blind)
+        window.std[place] = torch.where(valid, std, blind_std)
 
     def _frame(self, t: int) -> Tensor:
         """Network input (1, C', Y, X) at frame t."""
@@ -374,11 +377,10 @@ class _Runner:
             try:
                 return (yield from self._apply(function, inputs, 4 * math.ceil(radius / 4)))
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or self.tile // 2 < _SMALLEST_TILE:
+                if not is_out_of_memory(error) or self.tile // 2 < _SMALLEST_TILE:
                     raise
                 self.tile = 4 * math.ceil(self.tile / 8)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                release_cached(self.device)
                 _logger.warning(
                     "out of memory on %s; going on with tiles of %d pixels", self.device, self.tile
                 )
@@ -393,9 +395,7 @@ class _Runner:
         out = inputs[0].new_empty(0)
         for rows in _spans(self.height, self.tile, halo):
             for columns in _spans(self.width, self.tile, halo):
-                # Entered anew for every tile: a generator must not hold them across a yield.
-                with torch.no_grad(), autocast(self.device, self.precision):
-                    piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
+                piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
                 if piece.shape[-2:] == (self.height, self.width):
                     out = piece
                 else:
@@ -425,12 +425,3 @@ def _spans(length: int, tile: int, halo: int) -> Iterator[_Span]:
         stop = min(start + tile, length)
         first, last = max(0, start - halo), min(length, stop + halo)
         yield _Span(slice(first, last), slice(start, stop), slice(start - first, stop - first))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a torch error says that memory ran out, on any device."""
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "not enough memory" in str(error)
-        or "can't allocate" in str(error)
-    )

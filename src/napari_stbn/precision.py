@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from .network import STBN, STBNConfig
+from .network.paired import paired_forward
 
-__all__ = ["Precision", "autocast", "choose_precision"]
+__all__ = ["DTYPES", "Precision", "autocast", "choose_precision", "paired_is_right"]
 
 Precision = Literal["float32", "bfloat16"]
+_NAMES: tuple[Precision, ...] = get_args(Precision)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _logger = logging.getLogger(__name__)
 _WORST_GRADIENT = 0.15  # largest relative difference of a gradient that rounding to 8 bits explains
 
@@ -54,52 +57,85 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
     -----
     A CPU is asked whether it computes in bfloat16 at all, and not timed: another program at work
     would change the answer, and with it the numbers of a seed. Other devices are timed.
-    The comparison of gradients is needed: on some CPUs (torch 2.13, AVX512_BF16) the weight
-    gradient of a channels-last 3x3 convolution with dilation 2 is not finite at 20, 24 and 40
-    channels and right at others.
+    """
+    trials = {p: try_step(config, device, p, paired=False) for p in _NAMES}
+    low, exact = trials["bfloat16"], trials["float32"]
+    if low is None or exact is None:
+        return "float32"
+    if device.type == "cpu":
+        fast = _computes_bfloat16()
+        # The plain network may be wrong where the paired one, which the fit takes, is right.
+        right = paired_is_right(config, device, "bfloat16") or low.agrees(exact)
+    else:
+        fast, right = low.faster(exact), low.agrees(exact)
+    return "bfloat16" if right and fast else "float32"
+
+
+@lru_cache(maxsize=16)
+def paired_is_right(config: STBNConfig, device: torch.device, precision: Precision) -> bool:
+    """Whether `napari_stbn.network.paired` gives the gradients of the plain network, and gains.
+
+    It gains on every CPU that was measured, and is not timed there, see `choose_precision`.
+    """
+    exact = try_step(config, device, "float32", paired=False)
+    fast = try_step(config, device, precision, paired=True)
+    if exact is None or fast is None or not fast.agrees(exact):
+        return False
+    plain = None if device.type == "cpu" else try_step(config, device, precision, paired=False)
+    return plain is None or fast.faster(plain)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A step that was tried: gradient of all weights, and seconds."""
+
+    gradient: torch.Tensor
+    seconds: float
+
+    def agrees(self, exact: Trial) -> bool:
+        """Whether the gradient is that of another trial, up to rounding to 8 bits; NaN is not."""
+        difference = (self.gradient - exact.gradient).norm() / exact.gradient.norm()
+        return bool(difference < _WORST_GRADIENT)
+
+    def faster(self, other: Trial) -> bool:
+        """Whether it gained at least a tenth."""
+        return self.seconds < 0.9 * other.seconds
+
+
+def try_step(
+    config: STBNConfig, device: torch.device, precision: Precision, *, paired: bool
+) -> Trial | None:
+    """Run a step of a fit on made-up frames.
+
+    None where the device has not got the format: it says so in words of its own.
     """
     model = STBN.seeded(config, 0).place(device)
     chance = torch.Generator().manual_seed(0)
     frames = torch.randn(1, 3, config.inputs, 48, 48, generator=chance).to(device)
     flow = torch.zeros(1, 2, 2, 48, 48, device=device)
-    gradients, seconds = {}, {}
-    for precision in ("float32", "bfloat16"):
-        try:
-            times = []
-            for _ in range(1 if device.type == "cpu" else 3):
-                model.zero_grad()
-                started = time.perf_counter()
+    times = []
+    try:
+        for _ in range(1 if device.type == "cpu" else 3):
+            model.zero_grad()
+            started = time.perf_counter()
+            if paired:
+                prior = paired_forward(model, frames, flow, flow, DTYPES[precision])
+            else:
                 with autocast(device, precision):
-                    loss = model(frames, flow, flow).square().mean()
-                loss.backward()
-                gradients[precision] = torch.cat(
-                    [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-                ).cpu()
-                times.append(time.perf_counter() - started)
-            seconds[precision] = times[-1]
-        except RuntimeError as error:  # a device without the format says so in its own words
-            _logger.info("bfloat16 does not run on %s: %s", device, error)
-            return "float32"
-    reference, low = gradients["float32"], gradients["bfloat16"]
-    difference = float((low - reference).norm() / reference.norm())
-    right = difference < _WORST_GRADIENT  # False for NaN
-    _logger.info(
-        "bfloat16 on %s: %s s against %s s, gradient differs by %.3g",
-        device,
-        seconds["bfloat16"],
-        seconds["float32"],
-        difference,
-    )
-    fast = _computes_bfloat16() if device.type == "cpu" else _faster(seconds)
-    return "bfloat16" if right and fast else "float32"
+                    prior = model(frames, flow, flow)
+            prior.square().mean().backward()
+            gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            gradient = torch.cat(gradients).cpu()
+            times.append(time.perf_counter() - started)
+    except RuntimeError as error:
+        _logger.info("%s does not run on %s: %s", precision, device, error)
+        return None
+    path = "paired" if paired else "plain"
+    _logger.info("%s step in %s on %s: %.3g s", path, precision, device, times[-1])
+    return Trial(gradient, times[-1])
 
 
 def _computes_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16; older torch versions may not know."""
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, question, bool)()) for question in questions)
-
-
-def _faster(seconds: Mapping[str, float]) -> bool:
-    """Whether bfloat16 gained at least a tenth."""
-    return seconds["bfloat16"] < 0.9 * seconds["float32"]

@@ -14,18 +14,18 @@ from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import torch
-from torch import Tensor
 
 from ._fit_parts import Adam, Average, FitFile, Knot, Schedule, Start
+from ._fit_path import FitPath
 from .clips import Clip, ClipSampler
 from .network import STBN
-from .precision import Precision, autocast
+from .precision import Precision
 from .preparation import PreparedMovie
-from .prior import blind_loss, network_input
 
 __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
 
 UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
+_TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 
 
@@ -158,18 +158,10 @@ class TrainingStep:
     start_held_out: float | None = None
 
 
-def _loss(model: STBN, clip: Clip, precision: Precision, beta: float = 0.0) -> Tensor:
-    """Blind loss of a clip."""
-    with autocast(clip.inputs.device, precision):
-        inputs = network_input(clip.inputs, clip.units, model.config)
-        prior = model(inputs, clip.flow_to_previous, clip.flow_to_next)
-    return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
-
-
 @torch.no_grad()
-def _held_out_loss(model: STBN, clips: Sequence[Clip], precision: Precision) -> float:
+def _held_out_loss(path: FitPath, clips: Sequence[Clip]) -> float:
     """Blind loss on the held-out blocks, each pixel counting the same."""
-    total = sum(float(_loss(model, clip, precision)) * float(clip.weight.sum()) for clip in clips)
+    total = sum(float(path.loss(clip)) * float(clip.weight.sum()) for clip in clips)
     return total / max(1.0, sum(float(clip.weight.sum()) for clip in clips))
 
 
@@ -256,6 +248,7 @@ def training_steps(
     held_out = [clip.to(device) for clip in sampler.held_out()]
     optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     average = average or Average(model, config.averaging)
+    path = FitPath(model, precision)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
     start = Start(average) if warm else None
@@ -270,18 +263,18 @@ def training_steps(
         schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
         schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
         schedule.resume(step, elapsed)
+        if counters["safe"]:
+            path.play_safe()
     try:
         while True:
             started = time.perf_counter()
             if start is not None and step:  # the first step takes long enough by itself
-                start.score(lambda: _held_out_loss(model, held_out, precision))
+                start.score(lambda: _held_out_loss(path, held_out))
             fraction = schedule.fraction(step)
             rate = schedule.learning_rate(step, fraction)
-            loss = _loss(
-                model, sampler.draw().to(device), precision, config.beta * schedule.decay(fraction)
-            )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            clip = sampler.draw().to(device)
+            loss = path.backward(clip, config.beta * schedule.decay(fraction))
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
             step += 1
             if bool(torch.isfinite(norm)):
@@ -292,10 +285,13 @@ def training_steps(
                 skipped_in_a_row = 0
             else:
                 skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
+                if skipped_in_a_row == _TRIED:
+                    path.play_safe()
                 if skipped_in_a_row == 10:
                     raise FloatingPointError(
-                        "ten steps in a row had gradients that are not finite "
-                        f"in {precision}; try precision='float32'"
+                        "ten steps in a row had gradients that are not finite, in float32 too; "
+                        "does the movie hold values far beyond its range, or is the learning "
+                        "rate too high?"
                     )
             elapsed += time.perf_counter() - started
             started = time.perf_counter()
@@ -305,7 +301,7 @@ def training_steps(
             if fraction >= next_check or fraction >= 1:
                 next_check = fraction + 1 / config.checks
                 average.swap()
-                score = _held_out_loss(model, held_out, precision)
+                score = _held_out_loss(path, held_out)
                 average.swap()
                 measured = step
                 if start is not None:
@@ -329,6 +325,7 @@ def training_steps(
                     "end": schedule.end,
                     "decay_from": schedule.decay_from,
                     "knots": schedule.knots,
+                    "safe": path.safe,
                 }
                 file.save(counters, average, optimizer, generator)
             shown = max(fraction, min(1.0, elapsed / (config.time_budget or math.inf)))
@@ -351,5 +348,5 @@ def training_steps(
         average.swap()
         if start is not None:
             if start.loss is not None and measured != step:  # the fit was stopped between checks
-                start.last = _held_out_loss(model, held_out, precision)
+                start.last = _held_out_loss(path, held_out)
             start.put_back_unless_beaten()

@@ -22,6 +22,7 @@ from napari_stbn.inference import (
     plan_inference,
 )
 from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.network.frozen import FrozenSTBN
 from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.preparation import PreparedMovie, prepare_movie
 from napari_stbn.prior import network_input, posterior, prior_mean
@@ -226,14 +227,14 @@ def test_without_covariance_there_is_no_uncertainty() -> None:
 # ---------------------------------------------------------------- memory
 
 
-def runs_out(model: STBN, limit: int, error: RuntimeError) -> Callable[..., Tensor]:
-    """`model.predict` on a device too small for more than `limit` pixels."""
-    original = model.predict
+def runs_out(limit: int, error: RuntimeError) -> Callable[..., Tensor]:
+    """`FrozenSTBN.predict` on a device too small for more than `limit` pixels."""
+    original = FrozenSTBN.predict
 
-    def predict(past: Tensor, future: Tensor) -> Tensor:
+    def predict(self: FrozenSTBN, past: Tensor, future: Tensor, origin: tuple[int, int]) -> Tensor:
         if past.shape[-1] * past.shape[-2] > limit:
             raise error
-        return original(past, future)
+        return original(self, past, future, origin)
 
     return predict
 
@@ -250,7 +251,7 @@ def test_out_of_memory_goes_on_in_smaller_tiles(
 ) -> None:
     model, movie = random_model(), random_movie((3, 130, 70))
     expected, *_ = at_once(model, movie)
-    monkeypatch.setattr(model, "predict", runs_out(model, 110 * 70, error))
+    monkeypatch.setattr(FrozenSTBN, "predict", runs_out(110 * 70, error))
     with caplog.at_level(logging.WARNING):
         mean, *_ = run(model, movie, 2, 132)
     assert worst(mean, expected, movie) < 1e-4
@@ -262,7 +263,7 @@ def test_out_of_memory_in_the_smallest_tile_and_other_errors_are_raised(
 ) -> None:
     model, movie = random_model(), random_movie((2, 40, 40))
     for error in (torch.OutOfMemoryError("no more"), RuntimeError("a bug")):
-        monkeypatch.setattr(model, "predict", runs_out(model, 0, error))
+        monkeypatch.setattr(FrozenSTBN, "predict", runs_out(0, error))
         with pytest.raises(type(error), match=str(error)):
             run(model, movie, 2, 40)
         monkeypatch.undo()

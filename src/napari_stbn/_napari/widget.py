@@ -146,6 +146,7 @@ class DenoiseWidget(Form):
                 f"About {run.bytes / 1e9:.1f} GB of {run.free / 1e9:.0f} GB, fit at most "
                 f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
             )
+            self.about.tooltip = run.pieces
         self.about.value = "\n".join(lines)
 
     def _noise_given(self) -> None:

@@ -172,6 +172,15 @@ class AlignmentBlock(nn.Module):
         out: Tensor = self.tail(F.relu(self.outlet(self.blocks(x))))
         return out
 
+    def links(self) -> list[tuple[nn.Module, bool]]:
+        """Convolutions and residual blocks after the inlet, each with whether a ReLU follows."""
+        return [
+            *((m, True) for m in (self.blind, self.mix[0], self.mix[2])),
+            *((m, False) for m in self.blocks),
+            *((m, True) for m in (self.outlet, self.tail[0], self.tail[2])),
+            (self.tail[4], False),
+        ]
+
 
 class SpatialExpansion(nn.Module):
     """Spatial receptive-field expansion (paper Eq. 4): both states at half size.
@@ -367,7 +376,10 @@ class STBN(nn.Module):
 
     def predict(self, past: Tensor, future: Tensor) -> Tensor:
         """Prior (N, K, H, W), float32, from both states (N, width, H, W) of the same frames."""
-        x = self.head[:-1](self.expand(past, future))
+        return self.finish(self.head[:-1](self.expand(past, future)))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Prior (N, K, H, W), float32, from the head's last features (N, width, H, W)."""
         # The last 1x1 runs in float32: bfloat16 has 8 bits, which would band the smooth parts of a
         # bright movie.
         with torch.autocast(x.device.type, enabled=False):
