@@ -113,7 +113,7 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
         for _ in range(repeats + 1):  # the first is not counted
             clip = sampler.draw()
             if device.type == "cpu":
-                parts = {
+                parts: dict[str, Callable[[], Any]] = {
                     "flow": partial(clip_flow, clip),
                     "plain": partial(plain_step, plain, clip, plain_optimizer),
                 }
