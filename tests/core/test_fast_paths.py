@@ -84,6 +84,22 @@ def test_both_directions_in_one_pass_give_the_plain_numbers(
     assert relative(fast, exact) < 1e-6  # summed in float32
 
 
+@pytest.mark.parametrize("config", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_pixel_has_any_influence_on_its_own_output(
+    config: STBNConfig, dtype: torch.dtype, device: torch.device
+) -> None:
+    model, (frames, *flows) = model_of(config, device), clip(config, (17, 22), device)
+    with torch.no_grad():
+        before = paired_forward(model, frames, flows[0], flows[1], dtype)
+        for t, y, x in ((0, 0, 0), (1, 8, 9), (3, 16, 21), (2, 5, 0)):
+            changed = frames.clone()
+            changed[:, t, :, y, x] += 100
+            difference = paired_forward(model, changed, flows[0], flows[1], dtype) - before
+            assert not difference[:, t, :, y, x].any()
+            assert difference.any()
+
+
 def test_the_loss_can_be_measured_without_a_graph(device: torch.device) -> None:
     model, inputs = model_of(SIZES[0], device), clip(SIZES[0], (12, 12), device)
     with torch.no_grad():
