@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from napari_stbn._lazy import MovieView
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -69,13 +72,13 @@ class MovieDefects:
         return said
 
 
-def validate_movie(movie: npt.NDArray[Any], *, what: str = "This layer") -> None:
+def validate_movie(movie: npt.NDArray[Any] | MovieView, *, what: str = "This layer") -> None:
     """Raise the one sentence that says why a movie cannot be denoised.
 
     Parameters
     ----------
-    movie : ndarray, shape (T, Y, X)
-        Any integer or floating type.
+    movie : ndarray or MovieView, shape (T, Y, X)
+        Any integer or floating type; read frame by frame, until one has a contrast.
     what : str
         How the sentence begins: what a person would call this movie.
 
@@ -184,13 +187,15 @@ class DefectScan:
         Seen so far.
     missing : int
         Pixels that are NaN or infinite.
+    blank : list of int
+        Frames whose finite pixels all have one value.
     """
 
     def __init__(self) -> None:
         self.frames = self.missing = 0
         self._size = 0
         self._integer: np.dtype[Any] | None = None
-        self._blank: list[int] = []
+        self.blank: list[int] = []
         self._range: tuple[Any, Any] | None = None  # of all finite values
         self._highest: dict[Any, int] = {}  # the two highest values, and the pixels that have them
         self._last: npt.NDArray[Any] | None = None  # that was not blank
@@ -208,7 +213,7 @@ class DefectScan:
                 self._range = min(least, low), max(most, high)
                 self._count_highest(frame, high)
             if high <= low:
-                self._blank.append(self.frames)
+                self.blank.append(self.frames)
             else:
                 if self._last is None or self._changes is None:
                     self._changes = np.zeros(frame.shape, np.int64)
@@ -225,8 +230,8 @@ class DefectScan:
         level, fraction = self._saturation()
         dead = None
         if self._changes is not None:
-            dead = _dead_pixels(self._changes, self.frames - len(self._blank))
-        return MovieDefects(nonfinite, dead, tuple(self._blank), fraction, level)
+            dead = _dead_pixels(self._changes, self.frames - len(self.blank))
+        return MovieDefects(nonfinite, dead, tuple(self.blank), fraction, level)
 
     def _count_highest(self, frame: npt.NDArray[Any], high: Any) -> None:
         """Keep the two highest values of all frames, and how many pixels have them."""

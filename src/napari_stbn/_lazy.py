@@ -92,6 +92,13 @@ class MovieView:
     plane: int = 0
 
     @property
+    def title(self) -> str:
+        """What to call this movie in a sentence."""
+        if len(self.stack.indices()) == 1:
+            return self.stack.title
+        return f"{self.stack.title}, channel {self.channel}, plane {self.plane},"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Frames, height and width."""
         return (self.stack.n_frames, *self.stack.frame_shape)
@@ -125,9 +132,7 @@ class MovieView:
         """Read some frames, rows and columns, shape (T', Y', X')."""
         parts = index if isinstance(index, tuple) else (index,)
         frames, rows, columns = (*parts, *(slice(None),) * (3 - len(parts)))
-        return self.stack.movie(
-            self.channel, self.plane, frames=frames, rows=rows, columns=columns
-        )
+        return self.stack.movie(self.channel, self.plane, frames=frames, rows=rows, columns=columns)
 
 
 def chunk_lengths(stack: Stack) -> dict[str, int]:

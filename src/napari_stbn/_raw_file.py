@@ -102,7 +102,7 @@ class RawFile:
         shape = (pick[-1] - pick[0] + 1, *self.shape[axis + 1 :])
         span = np.empty(shape, self.dtype)
         file.seek(start + pick[0] * self._stride(axis))
-        view = memoryview(span.reshape(-1).view(np.uint8))
+        view = span.reshape(-1).view(np.uint8).data
         got = file.readinto(view)  # type: ignore[attr-defined]
         if got < len(view):
             raise ValueError(
@@ -144,7 +144,7 @@ class RawFile:
                 span = self._span(file, start, axis, pick)
                 span[_inside(picks[axis:])] = values
             file.seek(start + pick[0] * self._stride(axis))
-            file.write(memoryview(span.reshape(-1).view(np.uint8)))
+            file.write(span.reshape(-1).view(np.uint8).data)
             return
         for number, position in enumerate(pick):
             self._write(
@@ -152,9 +152,7 @@ class RawFile:
             )
 
 
-def _picks(
-    index: Any, shape: tuple[int, ...]
-) -> tuple[tuple[range, ...], tuple[bool, ...]]:
+def _picks(index: Any, shape: tuple[int, ...]) -> tuple[tuple[range, ...], tuple[bool, ...]]:
     """Positions along every axis, and which axes a whole number takes away."""
     given = list(index if isinstance(index, tuple) else (index,))
     if Ellipsis in given:

@@ -337,9 +337,7 @@ class Stack:
             name=self.name if name is None else name,
         )
 
-    def index(
-        self, channel: int, plane: int, **parts: slice | None
-    ) -> tuple[int | slice, ...]:
+    def index(self, channel: int, plane: int, **parts: slice | None) -> tuple[int | slice, ...]:
         """Index of one movie in `array`, with a number for each of C, Z and S.
 
         Parameters

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_stbn._lazy import lazy_part
 from napari_stbn._napari._axes_of_layers import (
     as_image,
     check_layer_axes,
@@ -17,7 +17,6 @@ from napari_stbn._napari._axes_of_layers import (
 from napari_stbn._napari._placement import physical_scale
 from napari_stbn._napari._regions import Region, shapes_region, visible_region
 from napari_stbn._napari._result_layers import result_layers
-from napari_stbn._lazy import lazy_part
 from napari_stbn.stack import MIN_SIDE, Stack
 
 if TYPE_CHECKING:
