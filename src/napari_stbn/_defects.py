@@ -41,6 +41,8 @@ class MovieDefects:
         Fraction of all pixels at `saturation_level`.
     saturation_level : float or None [counts]
         Intensity at which the detector clipped; None where the highest values do not pile up.
+    missing : int
+        Pixels that are NaN or infinite, also where no mask of them is kept.
     """
 
     nonfinite: BoolArray | None
@@ -48,6 +50,7 @@ class MovieDefects:
     constant_frames: tuple[int, ...]
     saturated_fraction: float
     saturation_level: float | None
+    missing: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is any defect."""
@@ -56,8 +59,8 @@ class MovieDefects:
     def sentences(self) -> list[str]:
         """Say each defect in one sentence, for a person to read."""
         said = []
-        if self.nonfinite is not None:
-            said.append(f"{int(self.nonfinite.sum())} pixels are NaN or infinite.")
+        if self.missing:
+            said.append(f"{self.missing} pixels are NaN or infinite.")
         if self.dead is not None:
             said.append(f"{int(self.dead.sum())} camera pixels never change (dead or stuck).")
         if self.constant_frames:
@@ -226,12 +229,12 @@ class DefectScan:
     def defects(self, nonfinite: BoolArray | None = None) -> MovieDefects:
         """What was found, with the mask that was made elsewhere."""
         if self._range is None or self._range[0] == self._range[1]:
-            return MovieDefects(nonfinite, None, (), 0.0, None)
+            return MovieDefects(nonfinite, None, (), 0.0, None, self.missing)
         level, fraction = self._saturation()
         dead = None
         if self._changes is not None:
             dead = _dead_pixels(self._changes, self.frames - len(self.blank))
-        return MovieDefects(nonfinite, dead, tuple(self.blank), fraction, level)
+        return MovieDefects(nonfinite, dead, tuple(self.blank), fraction, level, self.missing)
 
     def _count_highest(self, frame: npt.NDArray[Any], high: Any) -> None:
         """Keep the two highest values of all frames, and how many pixels have them."""

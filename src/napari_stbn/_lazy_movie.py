@@ -23,7 +23,7 @@ __all__ = ["LazyMovie"]
 _SHORTEST_BLOCK = 8  # frames read at once, where that many fit into the cache
 
 
-class _Along:
+class Along:
     """Something of every frame, read where it is indexed, as a tensor would be."""
 
     def __init__(self, length: int, read: Callable[[int], Tensor]) -> None:
@@ -33,6 +33,23 @@ class _Along:
         if isinstance(t, slice):
             return torch.stack([self._read(i) for i in range(self._length)[t]])
         return self._read(range(self._length)[t])
+
+    def part(self, first: int, last: int) -> Along:
+        """From position `first` to `last` - 1."""
+        return Along(last - first, lambda t: self._read(first + t))
+
+
+@dataclass(frozen=True)
+class MoviePart:
+    """Some frames of a `LazyMovie`, which are read like it."""
+
+    shape: tuple[int, int, int]
+    units: tuple[Units, ...]
+    inputs: Along
+    intensities: Along
+    valid: Along
+    flow_to_previous: Along
+    flow_to_next: Along
 
 
 @dataclass(frozen=True)
@@ -76,11 +93,11 @@ class LazyMovie:
         self._most = max(2, cache // (each * self._length))
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._flow: FlowScratch | None = None
-        self.inputs = _Along(frames, self._inputs)
-        self.intensities = _Along(frames, lambda t: self._frame(t)[0])
-        self.valid = _Along(frames, lambda t: self._frame(t)[1])
-        self.flow_to_previous = _Along(frames - 1, lambda t: self._pair(t, 0))
-        self.flow_to_next = _Along(frames - 1, lambda t: self._pair(t, 1))
+        self.inputs = Along(frames, self._inputs)
+        self.intensities = Along(frames, lambda t: self._frame(t)[0])
+        self.valid = Along(frames, lambda t: self._frame(t)[1])
+        self.flow_to_previous = Along(frames - 1, lambda t: self._pair(t, 0))
+        self.flow_to_next = Along(frames - 1, lambda t: self._pair(t, 1))
 
     def scan(self) -> Generator[float, None, None]:
         """Find dead pixels and blank frames; reads every frame once.
@@ -103,8 +120,6 @@ class LazyMovie:
                 validate_movie(view, what=view.title)
             self._defects[c] = found = scan.defects()
             blank |= set(found.constant_frames)
-            if scan.missing:
-                self.notes.append(f"{scan.missing} pixels are NaN or infinite.")
             self.notes += said_of(view.stack, (view.channel, view.plane), found)
         good = np.array(sorted(set(range(frames)) - blank))
         if not good.size:
@@ -112,6 +127,18 @@ class LazyMovie:
         for t in blank:
             self._source[t] = good[np.abs(good - t).argmin()]
         self._blocks.clear()
+
+    def part(self, first: int, last: int) -> MoviePart:
+        """Frames from `first` to `last` - 1; they share what was read."""
+        along = {
+            name: getattr(self, name).part(first, last)
+            for name in ("inputs", "intensities", "valid")
+        }
+        pairs = {
+            name: getattr(self, name).part(first, last - 1)
+            for name in ("flow_to_previous", "flow_to_next")
+        }
+        return MoviePart((last - first, *self.shape[1:]), self.units, **along, **pairs)
 
     def follow(self, flow: FlowScratch) -> None:
         """Take the flow, of every pair."""

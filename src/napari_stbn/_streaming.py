@@ -7,7 +7,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,19 +16,14 @@ from ._flow_scratch import FlowScratch
 from ._generators import relay
 from ._lazy import MovieView
 from ._lazy_movie import LazyMovie
+from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from .devices import free_memory
 from .flow import FlowMethod, flow_steps
-from .inference import (
-    PATCH_ORIGINS,
-    DenoisedWindow,
-    Shift,
-    denoise_frames,
-    plan_inference,
-)
+from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
 from .network import STBN
 from .precision import Precision
-from .preparation import Index, KnownNoise, PreparedMovie, movie_groups
+from .preparation import Index, KnownNoise, movie_groups
 from .prior import Units
 from .stack import IntensityScaling, Stack
 
@@ -64,9 +58,9 @@ def exceeds(stack: Stack, memory: int) -> bool:
 
 
 def check_plan(model: STBN, stack: Stack, memory: int) -> None:
-    """Raise `MemoryError` where not even a few frames could be denoised within so many bytes."""
-    frames = min(stack.n_frames, 2)
-    plan_inference(model, (frames, *stack.frame_shape), _work_bytes(model, memory))
+    """Raise `MemoryError` where a stack could not be denoised within so many bytes."""
+    shape = (stack.n_frames, *stack.frame_shape)
+    plan_segments(model, shape, _work_bytes(model, memory))
 
 
 def check_result(stack: Stack, memory: int, uncertainty: bool) -> None:
@@ -230,6 +224,7 @@ def _windows(
 ) -> Generator[DenoisedWindow | float, None, None]:
     """Denoise a movie with what memory there is."""
     budget = _work_bytes(stream.model, stream.memory)
-    plan = plan_inference(stream.model, movie.shape, budget, stream.precision)
-    like = cast("PreparedMovie", movie)  # is read like one
-    return denoise_frames(stream.model, like, plan, precision=stream.precision, origins=origins)
+    segments = plan_segments(stream.model, movie.shape, budget, stream.precision)
+    return denoise_segments(
+        stream.model, movie, segments, precision=stream.precision, origins=origins
+    )

@@ -219,6 +219,7 @@ class Form(Container[Any]):
             channels=self.advanced["joint"].value,
             seed=self.advanced["seed"].value,
             precision=self.advanced["precision"].value,
+            memory_limit=self.advanced["memory_limit"].value or None,
             training=changed,
         )
 
@@ -247,6 +248,7 @@ class Form(Container[Any]):
             self.advanced["joint"].value = settings.channels
             self.advanced["seed"].value = settings.seed
             self.advanced["precision"].value = settings.precision
+            self.advanced["memory_limit"].value = settings.memory_limit or 0
             config = settings.training_config()
             for name, row in self.training.items():
                 row.value = getattr(config, name)
