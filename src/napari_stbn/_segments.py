@@ -16,10 +16,9 @@ from .preparation import PreparedMovie
 
 __all__ = ["OVERLAP", "Segments", "denoise_segments", "plan_segments"]
 
-OVERLAP = 24
+OVERLAP = 48
 """Frames that are computed on either side of a cut and thrown away. What a frame knows of those
-behind a cut falls by a third or more with every frame: after 12, the result differs by less than a
-thousandth of the noise (docs/scale.md)."""
+behind a cut fades with every frame, slowest where nothing moves; see docs/scale.md."""
 
 
 @dataclass(frozen=True)

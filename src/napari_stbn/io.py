@@ -201,15 +201,20 @@ def _appearing(path: Path, overwrite: bool) -> Iterator[Path]:
             check_writable(path, overwrite=False)  # someone else may have written meanwhile
         _replace(partial, path)
     except OSError as error:
-        if error.errno not in _FULL:
+        if not _is_full(error):
             raise
         raise OSError(
-            error.errno,
+            error.errno or errno.ENOSPC,
             f"{path} could not be written because its drive, or your share of it, is full; make "
             "room or choose another drive. Nothing that was there before was changed",
         ) from error
     finally:
         _remove(partial)
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether there was no room; numpy says so with numbers alone."""
+    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
