@@ -209,7 +209,7 @@ def test_a_movie_is_cut_where_its_states_would_not_fit(
     assert fitted.model is not None
     with torch.no_grad():
         for parameter in fitted.model.parameters():
-            parameter *= 0.7  # its memory fades: in six steps that is not yet learnt
+            parameter.mul_(0.7)  # its memory fades: in six steps that is not yet learnt
     whole = fitted.denoise(stack)
     streaming = twin(fitted, tmp_path, 1.6e-3)
     segments = plan_segments(fitted.model, (100, 32, 32), 800_000)
