@@ -18,7 +18,7 @@ from ._file_output import FileOutput
 from ._fit_parts import Average, begun_fit
 from ._generators import last, relay
 from ._refinement import DENSE_METHODS, refine_flow
-from ._sampling import Sample, prepare_sample, scaling_pixels
+from ._sampling import Sample, SampledStack, prepare_sample, scaling_pixels
 from ._saved_model import SavedModel
 from ._stack_inference import ArrayOutput, Output, denoise_prepared
 from ._start import FirstModel, first_model
@@ -690,7 +690,8 @@ class Denoiser:
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack, or parts of it, once; remember its noise and scaling."""
         prepared = self._prepared
-        if prepared is not None and prepared.stack is stack:
+        parts = isinstance(prepared, SampledStack)  # of no use to denoise the whole
+        if prepared is not None and prepared.stack is stack and not parts:
             if not self._flow_is_of_start:
                 return prepared
         else:

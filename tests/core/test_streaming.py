@@ -242,6 +242,17 @@ def test_a_large_stack_whose_result_fits_is_denoised_in_memory() -> None:
     assert np.isfinite(result.denoised).all()
 
 
+def test_memory_may_become_free_between_fit_and_result() -> None:
+    stack = Stack(simulate((40, 32, 32), seed=0).noisy, "TYX")
+    denoiser = tiny(1.9e-3).fit(stack, training=FEW)
+    in_pieces = denoiser.denoise(stack)
+    denoiser.fit(stack, training=FEW)
+    denoiser.memory_limit = None
+    whole = denoiser.denoise(stack)
+    np.testing.assert_allclose(whole.denoised, in_pieces.denoised, rtol=1e-4)
+    assert len(whole.flow_to_next) == 39
+
+
 def test_closing_early_leaves_nothing(tmp_path: Path) -> None:
     stack = STACKS["columns before time"]
     denoiser = tiny().fit(stack, training=FEW)
