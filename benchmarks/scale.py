@@ -30,6 +30,7 @@ from _common import machine, use_threads
 FRAMES = (50, 100, 200, 500, 1000, 2000)  # of 128 x 128 pixels
 SIDES = (128, 256, 512, 1024)  # px, of 50 frames
 SIDE, FEW = 128, 50
+OVERLAPS = (0, 4, 8, 16, 32, 48)  # frames before a cut that are computed and thrown away
 Row = dict[str, Any]
 
 
@@ -51,12 +52,13 @@ def main() -> None:
     kills = options.kills
     if options.quick:
         wanted, kills = [(20, 64), (40, 64), (20, 128)], min(2, kills)
+        options.output = options.output.with_name(f"quick-{options.output.name}")
     kept = json.loads(options.output.read_text()) if options.output.exists() else {}
     rows: dict[str, Row] = kept.get("rows", {})
     options.output.parent.mkdir(parents=True, exist_ok=True)
 
     def keep() -> None:
-        content = {"machine": machine(options.threads), "rows": rows, "kills": kept.get("kills")}
+        content = {**kept, "machine": machine(options.threads), "rows": rows}
         options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     for frames, side in wanted:
@@ -67,7 +69,10 @@ def main() -> None:
     if kept.get("kills") is None or kept["kills"]["processes"] < kills:
         kept["kills"] = kill(kills)
         keep()
-    report(list(rows.values()), kept["kills"], options)
+    if not options.quick and "fade" not in kept:
+        kept["fade"] = fade(options.threads)
+        keep()
+    report(list(rows.values()), kept, options)
 
 
 def in_own_process(frames: int, side: int, options: argparse.Namespace) -> Row:
@@ -164,6 +169,33 @@ def simulate_into(path: Path, shape: tuple[int, int, int]) -> None:
         array[t] = np.clip(np.rint(noise.simulate(frame, rng)), 0, 65535).astype(np.uint16)
 
 
+# ---------------------------------------------------------------- cuts in time
+
+
+def fade(threads: int) -> list[Row]:
+    """What a cut changes in the first frame behind it, in units of the noise."""
+    from napari_stbn import Denoiser, simulate
+
+    use_threads(threads)
+    found = []
+    for kind in ("mixed", "static"):
+        noisy = simulate((2 * OVERLAPS[-1], 96, 96), seed=5, kind=kind).noisy
+        denoiser = Denoiser("preview", device="cpu", precision="float32")
+        denoiser.fit(noisy, axes="TYX", max_steps=60)
+        middle = len(noisy) // 2
+        whole = denoiser.denoise(noisy, axes="TYX").denoised[middle].astype(np.float64)
+        model = denoiser.channel_noise[0]
+        if model is None:
+            raise RuntimeError("the fit left no noise model")
+        sigma = np.sqrt(model.variance(whole))
+        for overlap in OVERLAPS:
+            part = denoiser.denoise(noisy[middle - overlap :], axes="TYX").denoised[overlap]
+            rms = float(np.sqrt(np.mean(((part - whole) / sigma) ** 2)))
+            found.append({"kind": kind, "overlap": overlap, "rms": round(rms, 5)})
+            print(found[-1], flush=True)
+    return found
+
+
 # ---------------------------------------------------------------- killed processes
 
 COMMAND = """
@@ -237,7 +269,7 @@ def exponent(rows: Sequence[Row], size: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def report(rows: Sequence[Row], kills: Row, options: argparse.Namespace) -> None:
+def report(rows: Sequence[Row], kept: Row, options: argparse.Namespace) -> None:
     """Print the tables of docs/scale.md."""
     facts = ", ".join(f"{name} {value}" for name, value in machine(options.threads).items())
     print(f"\n{facts}, memory limit {options.limit:g} GB\n")
@@ -248,11 +280,15 @@ def report(rows: Sequence[Row], kills: Row, options: argparse.Namespace) -> None
             f"| {row['frames']} | {row['side']} | {row['movie_mb']} | {row['fit_seconds']} | "
             f"{row['denoise_seconds']} | {row['peak_mb']} |"
         )
+    for kind in ("mixed", "static") if "fade" in kept else ():
+        steps = [f"{r['overlap']}: {r['rms']}" for r in kept["fade"] if r["kind"] == kind]
+        print(f"\noverlap of a cut, {kind} scene, change in units of the noise: {', '.join(steps)}")
     along = [row for row in rows if row["side"] == SIDE]
     across = [row for row in rows if row["frames"] == FEW]
     if len(along) > 2 and len(across) > 2:
         print(f"\nexponent of time: {exponent(along, 'frames'):.2f} in frames, ", end="")
         print(f"{exponent(across, 'side side'):.2f} in pixels of a frame")
+    kills = kept["kills"]
     print(
         f"\n{kills['processes']} processes killed at random moments; {kills['finished']} runs "
         f"finished from what they left, {kills['equal']} with the numbers of an undisturbed one"
