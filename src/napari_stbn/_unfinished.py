@@ -17,7 +17,7 @@ from .stack import Stack
 __all__ = ["Unfinished", "run_key"]
 
 _logger = logging.getLogger(__name__)
-_FRAMES = 5  # of a movie that tell it from others
+_FRAMES, _SIDE = 5, 256  # of a movie that tell it from others: frames, and their middle [px]
 _MODEL_OF = "model_of_run"
 
 
@@ -25,10 +25,16 @@ def run_key(stack: Stack, settings: RunSettings) -> str:
     """A word that tells a run from others: by its settings, and by some frames of its stack."""
     key = hashlib.sha256(settings.to_json().encode())
     key.update(f"{stack.axes} {stack.shape} {stack.dtype}".encode())
+    rows, columns = (
+        slice(max(0, (side - _SIDE) // 2), (side + _SIDE) // 2) for side in stack.frame_shape
+    )
     channels, planes = stack.n_channels - 1, stack.n_planes - 1
     for t in np.unique(np.linspace(0, stack.n_frames - 1, _FRAMES).astype(int)):
-        for channel, plane in {(0, 0), (channels, planes)}:
-            key.update(stack.movie(channel, plane, frames=slice(t, t + 1)).tobytes())
+        for channel, plane in ((0, 0), (channels, planes)):
+            part = stack.movie(
+                channel, plane, frames=slice(int(t), int(t) + 1), rows=rows, columns=columns
+            )
+            key.update(part.tobytes())
     return key.hexdigest()[:32]
 
 

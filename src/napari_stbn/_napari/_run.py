@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "Request",
     "RunProgress",
     "View",
+    "has_unfinished",
     "load_ahead",
     "run_steps",
     "threads",
@@ -347,18 +349,28 @@ class _Run:
 
 def unfinished_run(stack: Stack, settings: RunSettings) -> Unfinished:
     """The file in the user's cache folder from which this run could go on; reads some frames."""
-    from platformdirs import user_cache_path
-
     from napari_stbn._unfinished import Unfinished, run_key
 
-    folder = user_cache_path("napari-stbn", appauthor=False) / "unfinished"
+    key = run_key(stack, settings)
+    return Unfinished(_unfinished_folder() / f"{key}.fit", key)
+
+
+def has_unfinished(stack: Stack, settings: RunSettings) -> bool:
+    """Whether there is such a file; where there is none at all, nothing is read."""
+    return any(_unfinished_folder().iterdir()) and unfinished_run(stack, settings).exists()
+
+
+def _unfinished_folder() -> Path:
+    """Where unfinished runs are kept; old ones are removed."""
+    from platformdirs import user_cache_path
+
+    folder = Path(user_cache_path("napari-stbn", appauthor=False)) / "unfinished"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         with suppress(OSError):  # another process may have removed it
             if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER:
                 old.unlink()
-    key = run_key(stack, settings)
-    return Unfinished(folder / f"{key}.fit", key)
+    return folder
 
 
 def _inside(span: tuple[int, int], length: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.estimates import RunEstimate, estimate_run
 from napari_stbn.noise import NoiseFit, estimate_noise
 
-from ._run import unfinished_run
+from ._run import has_unfinished
 
 if TYPE_CHECKING:
     from napari_stbn.settings import RunSettings
@@ -92,7 +92,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
     try:
-        left = unfinished_run(stack, settings).exists()
+        left = has_unfinished(stack, settings)
     except (ValueError, OSError) as error:  # no such frames, or no cache folder
         _logger.debug("no look for unfinished runs: %s", error)
     return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)), left)
