@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from napari_stbn import Stack, _segments, read, simulate
+from napari_stbn import Stack, _segments, inference, read, simulate
 from napari_stbn._flow_scratch import FlowScratch
 from napari_stbn._generators import last
 from napari_stbn._lazy import LazyPart, MovieView
@@ -24,7 +24,7 @@ from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
 FEW = TrainingConfig(max_steps=6, clip_frames=3, clip_size=16, batch=1)
-LITTLE = 2.5e-3  # GB: a few frames, and enough for the network
+LITTLE = 3.5e-3  # GB: a few frames, and enough for the network
 Array = npt.NDArray[Any]
 
 
@@ -36,6 +36,12 @@ def spoilt() -> Array:
     movie[:, 20, 21] = 500  # stuck
     movie[15] = np.nan
     return movie
+
+
+@pytest.fixture(autouse=True)
+def _small_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan for what so small a network takes, not for the scratch of those that people use."""
+    monkeypatch.setattr(inference, "_SCRATCH", 0)
 
 
 STACKS: dict[str, Stack] = {
@@ -104,7 +110,7 @@ def test_motion_is_refined_in_a_stream_too(tmp_path: Path) -> None:
     fitted = tiny(start=first).fit(stack, training=FEW)
     whole = fitted.denoise(stack)
     assert whole.report["refined_flow"]
-    streaming = twin(fitted, tmp_path, 4e-3)
+    streaming = twin(fitted, tmp_path, 5e-3)
     streaming.denoise_to(stack, tmp_path / "out.npy")
     noise = float(np.median(np.asarray(whole.uncertainty)))
     difference = np.load(tmp_path / "out.npy") - whole.denoised
@@ -211,8 +217,8 @@ def test_a_movie_is_cut_where_its_states_would_not_fit(
         for parameter in fitted.model.parameters():
             parameter.mul_(0.7)  # its memory fades: in six steps that is not yet learnt
     whole = fitted.denoise(stack)
-    streaming = twin(fitted, tmp_path, 1.6e-3)
-    segments = plan_segments(fitted.model, (100, 32, 32), 800_000)
+    streaming = twin(fitted, tmp_path, 2.05e-3)
+    segments = plan_segments(fitted.model, (100, 32, 32), 1_000_000)
     assert segments.count > 1
     assert [start for start, _ in segments.spans(100)][1:] == [
         stop for _, stop in segments.spans(100)
@@ -234,7 +240,7 @@ def test_a_result_that_does_not_fit_is_said_with_the_way_out() -> None:
 
 def test_a_large_stack_whose_result_fits_is_denoised_in_memory() -> None:
     stack = Stack(simulate((40, 32, 32), seed=0).noisy, "TYX")
-    denoiser = tiny(1.9e-3).fit(stack, training=FEW)
+    denoiser = tiny(1.98e-3).fit(stack, training=FEW)
     assert denoiser.streams(stack)
     result = denoiser.denoise(stack)
     assert result.denoised.shape == stack.shape
@@ -244,7 +250,7 @@ def test_a_large_stack_whose_result_fits_is_denoised_in_memory() -> None:
 
 def test_memory_may_become_free_between_fit_and_result() -> None:
     stack = Stack(simulate((40, 32, 32), seed=0).noisy, "TYX")
-    denoiser = tiny(1.9e-3).fit(stack, training=FEW)
+    denoiser = tiny(1.98e-3).fit(stack, training=FEW)
     in_pieces = denoiser.denoise(stack)
     denoiser.fit(stack, training=FEW)
     denoiser.memory_limit = None
