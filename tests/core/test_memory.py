@@ -14,7 +14,7 @@ from napari_stbn import Stack, read, simulate, write
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import free_memory, resolve_device
 
-PLANES, FRAMES, SIDE = 64, 50, 64
+PLANES, FRAMES, SIDE = 160, 20, 64
 LIMIT = 10  # MB: for what is read and computed of the movie
 ALLOWED = 150  # MB: that, and what libraries take to work; the run in memory takes 650 MB
 RUN = """
@@ -91,9 +91,8 @@ def test_a_movie_ten_times_as_large_as_the_memory(tmp_path: Path, large: Path) -
         whole = denoiser.denoise(Stack(stack.movie(0, plane), "TYX"))
         noise = float(np.median(np.asarray(whole.uncertainty)))
         assert np.isfinite(whole.denoised).all()
-        np.testing.assert_allclose(
-            out.movie(0, plane), whole.denoised, atol=1e-3 * noise, rtol=1e-5
-        )
+        difference = out.movie(0, plane) - whole.denoised
+        assert np.sqrt(np.mean(difference**2)) < 1e-3 * noise
     # The limit is real: without pieces the same run does not end well.
     done = run(tmp_path, large, ALLOWED, "--memory-limit", "100", "--force", "--model", str(model))
     assert done.returncode != 0
