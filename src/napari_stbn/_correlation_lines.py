@@ -13,7 +13,8 @@ __all__ = ["Lines", "line_offsets"]
 Lines = Literal["none", "rows", "columns"]
 
 _REACH = 4  # frames before and after that tell what a line shows without its offset
-_SMOOTH = 4.0  # lines; what is smoother across lines than this is no offset of single ones
+_SMOOTH = 8.0  # lines; what is smoother across lines than this is no offset of single ones
+_ROUNDS = 3  # in which the offsets of the frames around are taken into account
 _MEDIAN = 0.4549  # median of the square of a normal deviate
 
 
@@ -42,6 +43,10 @@ def line_offsets(
     """
     along = 2 if lines == "rows" else 1
     medians, variances = [], []
+    times = np.arange(len(frames))
+    beside = (np.abs(np.subtract.outer(times, times)) <= _REACH).astype(np.float64)
+    beside -= np.eye(len(frames))
+    beside /= beside.sum(1, keepdims=True)
     for t, frame in enumerate(frames):
         around = frames[max(0, t - _REACH) : t + _REACH + 1]
         others = (around.sum(0) - frame) / (len(around) - 1)
@@ -49,8 +54,11 @@ def line_offsets(
         medians.append(np.median(difference, axis=along - 1))
         spread = float(np.median(np.square(difference - np.median(difference))))
         variances.append(spread / _MEDIAN / (1 + 1 / (len(around) - 1)))
-    offsets: NDArray[Any] = np.stack(medians)
-    offsets -= ndimage.gaussian_filter1d(offsets, _SMOOTH, axis=1)
+    differences = np.stack(medians).astype(np.float64)  # offsets less the mean of those around
+    offsets: NDArray[Any] = np.zeros_like(differences)
+    for _ in range(_ROUNDS):
+        offsets = differences + beside @ offsets
+        offsets -= ndimage.gaussian_filter1d(offsets, _SMOOTH, axis=1)
     found = max(float(np.mean(np.square(offsets))), 1e-30)
     offsets *= min(1.0, share * float(np.mean(variances)) / found)
     return np.expand_dims(offsets, along).astype(np.float32)

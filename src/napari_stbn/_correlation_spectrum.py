@@ -33,6 +33,7 @@ _LOW, _HIGH = 0.06, 0.2  # cycles / px between which motion shows most
 _CUT = 0.16  # cycles / px below which the spectrum of the noise is not looked at
 _FINE = 0.28  # cycles / px above which no optics pass anything
 _QUIET = 0.12  # part of the windows that counts
+_FEW, _MOST = 60, 0.33  # where these are fewer than so many: up to this part
 _GROUPS = 12  # of windows, left out one after the other
 _WINDOWS = 4000  # looked at, spread over the movies
 _ENOUGH = 24  # windows of which less say nothing
@@ -111,7 +112,8 @@ def measure_spectrum(movies: Sequence[NDArray[Any]]) -> Spectrum | None:
             elsewhere = _elsewhere(motion)
             good = (level > 0) & np.isfinite(elsewhere)
             if good.any():
-                quiet = good & (elsewhere <= np.quantile(elsewhere[good], _QUIET))
+                part = max(_QUIET, min(_MOST, _FEW / good.sum()))
+                quiet = good & (elsewhere <= np.quantile(elsewhere[good], part))
                 chosen.append(np.log(np.maximum(power[quiet], 1e-12)))
     logarithms = np.concatenate(chosen) if chosen else np.empty((0, side, side))
     if len(logarithms) < _ENOUGH:

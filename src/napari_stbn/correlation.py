@@ -35,6 +35,7 @@ CorrelationChoice = Literal["auto", "off"]
 CORRELATIONS: tuple[CorrelationChoice, ...] = ("auto", "off")
 
 _LARGEST_GAIN = 16.0  # of a detail over the mean: finer ones hold neither noise nor signal
+_INTERPOLATED = 4.0  # gain from which finest details are said to hold next to no noise
 _LEAST_SHARED = 0.05  # correlation of neighbours that is worth a filter
 _LEAST_LINES = 0.03  # variance of offsets of lines over that of the noise, likewise
 _SURE = 4.0  # standard errors; motion that was taken for noise has large ones
@@ -55,6 +56,8 @@ class NoiseCorrelation:
         Lines of pixels that have an offset of their own in every frame.
     line_share : float
         Variance of these offsets over that of the other noise.
+    error_x, error_y : float
+        Standard errors of the correlation with the next pixel along x and y.
 
     Raises
     ------
@@ -66,6 +69,8 @@ class NoiseCorrelation:
     coefficients: tuple[float, ...]
     lines: Lines = "none"
     line_share: float = 0.0
+    error_x: float = 0.0
+    error_y: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.coefficients) != len(ORDERS):
@@ -118,8 +123,31 @@ class NoiseCorrelation:
         return float(np.mean(_gain(self.coefficients, (_GRID, _GRID)) ** -2.0))
 
     @property
-    def whitest(self) -> float:
-        """Largest gain that white noise would need; what is above 4 is left as it is."""
+    def note(self) -> str:
+        """Sentences for the user."""
+        said = []
+        if any(self.coefficients):
+            said.append(
+                f"Neighbouring pixels share noise (correlation {self.along(0, 1):.2f} ± "
+                f"{self.error_x:.2f} along x, {self.along(1, 0):.2f} ± {self.error_y:.2f} along "
+                "y): it was made independent by a filter before the fit, and the filter undone "
+                "after it."
+            )
+            if self.finest_gain > _INTERPOLATED:
+                said.append(
+                    "The finest details hold next to no noise, as in frames that were interpolated "
+                    "or compressed: take the recorded ones where there are any."
+                )
+        if self.lines != "none":
+            said.append(
+                f"The {self.lines} of a frame have offsets of their own, "
+                f"{100 * self.line_share:.0f} % of the noise's variance: they were taken away."
+            )
+        return " ".join(said)
+
+    @property
+    def finest_gain(self) -> float:
+        """Largest gain over that of the mean that makes the noise white; used up to 16."""
         return float(_needed(self.coefficients, (_GRID, _GRID)).max())
 
     def along(self, rows: int, columns: int) -> float:
@@ -233,27 +261,7 @@ class CorrelationFit:
     @property
     def note(self) -> str:
         """Sentences for the user; empty for independent noise."""
-        model = self.correlation
-        if model is None:
-            return ""
-        said = []
-        if any(model.coefficients):
-            said.append(
-                f"Neighbouring pixels share noise (correlation {self.along_x:.2f} ± "
-                f"{self.error_x:.2f} along x, {self.along_y:.2f} ± {self.error_y:.2f} along y): it "
-                "was made independent by a filter before the fit, and the filter undone after it."
-            )
-            if model.whitest > _LARGEST_GAIN:
-                said.append(
-                    "The finest details hold next to no noise, as in frames that were interpolated "
-                    "or compressed: the recorded ones are denoised better."
-                )
-        if model.lines != "none":
-            said.append(
-                f"The {model.lines} of a frame have offsets of their own, "
-                f"{100 * model.line_share:.0f} % of the noise's variance: they were taken away."
-            )
-        return " ".join(said)
+        return "" if self.correlation is None else self.correlation.note
 
 
 def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
@@ -293,7 +301,9 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
     coefficients = spectrum.coefficients.mean(0) if shared else np.zeros(len(ORDERS))
     correlation = None
     if shared or lines != "none":
-        correlation = NoiseCorrelation(tuple(coefficients.tolist()), lines, line_share)
+        correlation = NoiseCorrelation(
+            tuple(coefficients.tolist()), lines, line_share, error_x, error_y
+        )
     return CorrelationFit(
         correlation, x, error_x, y, error_y, measured["rows"][0], measured["columns"][0]
     )

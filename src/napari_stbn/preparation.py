@@ -261,7 +261,9 @@ def prepare_stack(
         correlation=dict(known_correlation or {}),
     )
     for channel in range(stack.n_channels):
-        if channel not in prepared.noise:
+        if channel in prepared.noise:
+            _say_filter(prepared, channel)
+        else:
             yield from relay(
                 _measure_channel(prepared, channel, noise, correlation),
                 partial(_share, "noise", channel, stack.n_channels),
@@ -321,8 +323,9 @@ def _measure_channel(
         validate_movie(movie, what=_title(stack, channel, plane))
     correlation = None
     if look != "off":
-        correlation = yield from _make_white(prepared, channel, movies)
+        correlation = yield from _make_white(movies)
     prepared.correlation[channel] = correlation
+    _say_filter(prepared, channel)
     noise: KnownNoise
     if choice == "gaussian":
         sigmas = [GaussianNoise.estimate(movie).sigma for movie in movies]
@@ -349,16 +352,23 @@ def _measure_channel(
     )
 
 
+def _say_filter(prepared: PreparedStack, channel: int) -> None:
+    """Note that a channel is filtered, whether that was found now or by an earlier fit."""
+    correlation = prepared.correlation.get(channel)
+    if correlation is not None:
+        several = prepared.stack.n_channels > 1
+        note = correlation.note
+        prepared.notes.append(f"Channel {channel}: {note}" if several else note)
+
+
 def _make_white(
-    prepared: PreparedStack, channel: int, movies: list[NDArray[Any]]
+    movies: list[NDArray[Any]],
 ) -> Generator[float, None, NoiseCorrelation | None]:
     """Measure the noise that pixels share; where there is some, make the movies' noise white."""
     yield 0.0
     filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
     fit = measure_correlation(filled)
     if fit.correlation is not None:
-        several = prepared.stack.n_channels > 1
-        prepared.notes.append(f"Channel {channel}: {fit.note}" if several else fit.note)
         for number, movie in enumerate(filled):
             yield 0.0
             movies[number] = fit.correlation.whiten(movie)
