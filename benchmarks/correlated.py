@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 import napari_stbn as stbn
-from _baselines import baselines
+from _baselines import baselines, unbiased_inverse
 from _common import (
     Format,
     Truth,
@@ -185,15 +185,11 @@ def _rows(
         **truth.measures(smoothed.denoised),
         "seconds": smoothed.seconds,
     }
-    if importlib.util.find_spec("bm4d"):
+    for name, denoise in _peers(noise, options.threads).items():
         started = time.perf_counter()
-        bm4d = importlib.import_module("bm4d").bm4d
-        sigma = float(np.sqrt(np.mean(np.asarray(noise.variance(truth.clean)))))
-        yield {
-            "method": "BM4D, told the variance",
-            **truth.measures(bm4d(noisy.astype(np.float64), sigma)),
-            "seconds": time.perf_counter() - started,
-        }
+        denoised = denoise(noisy.astype(np.float64))
+        seconds = time.perf_counter() - started
+        yield {"method": name, **truth.measures(denoised), "seconds": seconds}
     choices: tuple[Literal["off", "auto"], ...] = ("off", "auto")
     for choice in choices:
         yield _ours(noisy, truth, choice, {"max_steps": 1}, options)
@@ -201,6 +197,37 @@ def _rows(
         if options.seconds is not None:
             limit = {"time_budget": options.seconds}
         yield _ours(noisy, truth, choice, limit, options)
+
+
+def _peers(
+    noise: stbn.PoissonGaussianNoise, threads: int
+) -> dict[str, Callable[[Movie], NDArray[Any]]]:
+    """Other denoisers, where they are installed; none is a dependency."""
+    found: dict[str, Callable[[Movie], NDArray[Any]]] = {}
+    if importlib.util.find_spec("ndsafir"):
+        ndsafir = importlib.import_module("ndsafir")
+
+        def patches(movie: Movie) -> NDArray[Any]:
+            plain = movie.astype(np.float32)
+            gains, offsets = ndsafir.calibrate_poisson_gaussian(plain, axes="TYX")
+            return np.asarray(
+                ndsafir.denoise_poisson_gaussian(
+                    plain, axes="TYX", gains=gains, offsets=offsets, nthreads=threads
+                )
+            )
+
+        found["nd-safir, calibrating itself"] = patches
+    if importlib.util.find_spec("bm4d"):
+        bm4d = importlib.import_module("bm4d").bm4d
+
+        def stabilised(movie: Movie) -> NDArray[Any]:
+            brightest = (float(movie.max()) - noise.offset) / noise.gain
+            photons, expected = unbiased_inverse(noise, max(1.0, 1.5 * brightest))
+            flat = bm4d(np.asarray(noise.stabilize(movie)), 1.0)
+            return np.asarray(np.interp(flat, expected, photons) * noise.gain + noise.offset)
+
+        found["VST + BM4D, told the variance"] = stabilised
+    return found
 
 
 def _ours(

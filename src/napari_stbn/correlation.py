@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from scipy import fft
 
 from ._correlation_lines import Lines, line_offsets
 from ._correlation_spectrum import ORDERS, measure_spectrum, powers
-from .noise import GaussianNoise, PoissonGaussianNoise
+from .noise import GaussianNoise, NoiseFit, PoissonGaussianNoise, estimate_noise
 
 __all__ = [
     "CORRELATIONS",
@@ -28,6 +28,7 @@ __all__ = [
     "CorrelationFit",
     "NoiseCorrelation",
     "correlation_from_dict",
+    "estimate_pixel_noise",
     "measure_correlation",
 ]
 
@@ -309,6 +310,39 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
     )
 
 
+def estimate_pixel_noise(
+    movie: NDArray[Any], choice: CorrelationChoice = "auto"
+) -> tuple[NoiseFit, str]:
+    """Noise of a pixel as recorded, measured where it was made independent: a look before a run.
+
+    Parameters
+    ----------
+    movie : ndarray, shape (T, Y, X) [user's units]
+        All finite.
+    choice : {"auto", "off"}, default "auto"
+        As of `napari_stbn.Denoiser`.
+
+    Returns
+    -------
+    NoiseFit
+        Its `model` is that of a pixel as recorded, all else is of the movie after the filter.
+    str
+        What is worth saying of shared noise; empty where there is none.
+
+    Raises
+    ------
+    ValueError
+        If the noise of the movie cannot be measured; see `napari_stbn.noise.estimate_noise`.
+    """
+    found = CorrelationFit(None) if choice == "off" else measure_correlation([movie])
+    correlation = found.correlation
+    if correlation is None:
+        return estimate_noise(movie), ""
+    fit = estimate_noise(correlation.whiten(movie))
+    pixel = _scaled_camera(fit.model, correlation.variance_ratio)
+    return replace(fit, model=pixel), correlation.note
+
+
 def _jackknife(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard error, from values with one group left out each."""
     return float(np.mean(values)), float(np.sqrt((len(values) - 1) * np.var(values)))
@@ -318,6 +352,11 @@ def _scaled(noise: Noise, ratio: float) -> Noise:
     """A noise model whose variance is so many times as large."""
     if isinstance(noise, GaussianNoise):
         return GaussianNoise(noise.sigma * math.sqrt(ratio))
+    return _scaled_camera(noise, ratio)
+
+
+def _scaled_camera(noise: PoissonGaussianNoise, ratio: float) -> PoissonGaussianNoise:
+    """The same for shot noise and read noise."""
     return PoissonGaussianNoise(
         noise.gain * ratio, noise.offset, noise.read_noise / math.sqrt(ratio)
     )

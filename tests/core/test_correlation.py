@@ -44,11 +44,11 @@ def shared(shape: tuple[int, ...], kind: str, rng: np.random.Generator) -> Array
 CORRELATION = {"white": (0.0, 0.0), "rows": (0.5, 0.0), "0.15": (0.152, 0.152), "0.4": (0.444,) * 2}
 
 
-def with_noise(movie: SimulatedMovie, kind: str, seed: int = 0) -> Array:
+def with_noise(movie: SimulatedMovie, kind: str, seed: int = 0) -> NDArray[np.float32]:
     """The movie's clean frames with its noise's variance, shared as asked for."""
     variance = movie.gain * (movie.clean - movie.offset) + (movie.gain * movie.read_noise) ** 2
     noise = shared(movie.clean.shape, kind, np.random.default_rng(seed))
-    return (movie.clean + np.sqrt(variance) * noise).astype(np.float32)
+    return np.asarray(movie.clean + np.sqrt(variance) * noise, np.float32)
 
 
 def decibels(estimate: Array, clean: Array) -> float:
@@ -214,7 +214,7 @@ def test_a_stripe_of_the_specimen_is_no_offset() -> None:
 def test_white_movies_give_the_very_same_result_with_and_without(movie: SimulatedMovie) -> None:
     results = []
     for choice in ("auto", "off"):
-        denoiser = Denoiser("preview", device="cpu", network=TINY, correlation=choice)  # type: ignore[arg-type]
+        denoiser = Denoiser("preview", device="cpu", network=TINY, correlation=choice)
         denoiser.fit(movie.noisy, axes="TYX", training=FEW)
         results.append(denoiser.denoise(movie.noisy, axes="TYX"))
     np.testing.assert_array_equal(results[0].denoised, results[1].denoised)
