@@ -19,8 +19,10 @@ from napari_stbn._report_residual import check_residual
 from napari_stbn.correlation import (
     NoiseCorrelation,
     correlation_from_dict,
+    estimate_pixel_noise,
     measure_correlation,
 )
+from napari_stbn.result import DenoiseResult
 from napari_stbn.samples import KINDS, SimulatedMovie, simulate
 from napari_stbn.training import TrainingConfig
 
@@ -279,6 +281,35 @@ def test_a_look_between_two_steps_is_in_the_user_s_frames(movie: SimulatedMovie)
     whole = denoiser.denoise(data, axes="TYX").denoised[5]
     # frames further away than two matter little
     assert np.sqrt(np.mean((shown - whole) ** 2)) < 0.25 * np.std(data - movie.clean)
+
+
+def test_the_residual_of_the_truth_is_white_in_the_report(movie: SimulatedMovie) -> None:
+    stack = Stack(with_noise(movie, "rows"), "TYX")
+    noise = PoissonGaussianNoise(movie.gain, movie.offset, movie.read_noise)
+    flow = np.zeros((15, 2, 96, 96), np.float32)
+    small = np.full(movie.clean.shape, 1e-3, np.float32)
+    checks = {}
+    for name, model in (("filtered", ROWS), ("as recorded", None)):
+        result = DenoiseResult(
+            movie.clean, small, flow, flow, {0: noise}, stack, correlation={0: model}
+        )
+        checks[name] = check_residual(result, stack, [0])
+    assert checks["as recorded"].along_x[0] == pytest.approx(0.5, abs=0.03)
+    filtered = checks["filtered"]
+    assert abs(filtered.along_x[0]) < 0.03
+    assert filtered.std == pytest.approx(1.0, abs=0.05)
+    assert filtered.low_pass == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_look_before_the_run_says_what_a_pixel_has(movie: SimulatedMovie) -> None:
+    data = with_noise(movie, "rows")
+    fit, said = estimate_pixel_noise(data)
+    assert said.startswith("Neighbouring pixels share noise")
+    level = np.float64(120.0)
+    true = movie.gain * (level - movie.offset) + (movie.gain * movie.read_noise) ** 2
+    assert float(fit.model.variance(level)) == pytest.approx(true, rel=0.25)
+    assert estimate_pixel_noise(movie.noisy)[1] == ""
+    assert estimate_pixel_noise(data, "off")[1] == ""
 
 
 # ---------------------------------------------------------------- wrong input
