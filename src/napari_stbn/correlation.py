@@ -29,6 +29,7 @@ __all__ = [
     "NoiseCorrelation",
     "correlation_from_dict",
     "estimate_pixel_noise",
+    "even_noise",
     "measure_correlation",
 ]
 
@@ -36,6 +37,7 @@ CorrelationChoice = Literal["auto", "off"]
 CORRELATIONS: tuple[CorrelationChoice, ...] = ("auto", "off")
 
 _LARGEST_GAIN = 16.0  # of a detail over the mean: finer ones hold neither noise nor signal
+_UNEVEN = 0.2  # by which the noise of all details may differ; beyond, it is another matter
 _INTERPOLATED = 4.0  # gain from which finest details are said to hold next to no noise
 _LEAST_SHARED = 0.05  # correlation of neighbours that is worth a filter
 _LEAST_LINES = 0.03  # variance of offsets of lines over that of the noise, likewise
@@ -339,8 +341,26 @@ def estimate_pixel_noise(
     if correlation is None:
         return estimate_noise(movie), ""
     fit = estimate_noise(correlation.whiten(movie))
-    pixel = _scaled_camera(fit.model, correlation.variance_ratio)
+    pixel = _scaled_camera(even_noise(fit), correlation.variance_ratio)
     return replace(fit, model=pixel), correlation.note
+
+
+def even_noise(fit: NoiseFit) -> PoissonGaussianNoise:
+    """Noise of a movie after `NoiseCorrelation.whiten`, by all its details instead of the finest.
+
+    Parameters
+    ----------
+    fit : NoiseFit
+        Of the filtered movie; its finest details alone tell the model.
+
+    Returns
+    -------
+    PoissonGaussianNoise
+        The filter is not perfect: the other details may hold some per cent more noise, or less. Left
+        out, they would be taken for uncertainty of the prediction, which is smaller than that.
+    """
+    near = abs(fit.correlation - 1) <= _UNEVEN
+    return _scaled_camera(fit.model, fit.correlation) if near else fit.model
 
 
 def _jackknife(values: Sequence[float]) -> tuple[float, float]:

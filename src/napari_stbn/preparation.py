@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ._generators import relay
-from .correlation import CorrelationChoice, NoiseCorrelation, measure_correlation
+from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
 from .flow import Flow, FlowMethod, whole_flow
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
 from .prior import Units
@@ -336,7 +336,7 @@ def _measure_channel(
             fits.append(estimate_noise(movie))
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
-        noise = best.model
+        noise = best.model if correlation is None else even_noise(best)
         if best.note:
             prepared.notes.append(f"Noise of channel {channel}: {best.note}")
     else:
