@@ -110,9 +110,9 @@ class NoiseCorrelation:
         if any(self.coefficients):
             said.append(
                 f"Neighbouring pixels share noise (correlation {self.along(0, 1):.2f} ± "
-                f"{self.error_x:.2f} along x, {self.along(1, 0):.2f} ± {self.error_y:.2f} along "
-                "y): it was made independent by a filter before the fit, and the filter undone "
-                "after it."
+                f"{max(self.error_x, 0.01):.2f} along x, {self.along(1, 0):.2f} ± "
+                f"{max(self.error_y, 0.01):.2f} along y): for the fit a filter makes it "
+                "independent, which is undone afterwards."
             )
             if self.finest_gain > _INTERPOLATED:
                 said.append(
@@ -122,7 +122,7 @@ class NoiseCorrelation:
         if self.lines != "none":
             said.append(
                 f"The {self.lines} of a frame have offsets of their own, "
-                f"{100 * self.line_share:.0f} % of the noise's variance: they were taken away."
+                f"{100 * self.line_share:.0f} % of the noise's variance: they are taken away."
             )
         return " ".join(said)
 
