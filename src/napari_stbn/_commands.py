@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
 from .estimates import estimate_run
 from .io import check_writable, read, write
-from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
+from .preparation import fill_defects
 from .report import PAGES, write_report
 from .result import DenoiseResult, Progress
 from .samples import simulate
@@ -123,14 +124,15 @@ def info(options: argparse.Namespace) -> None:
         print(f"interval  {stack.frame_interval:g} s")
     for channel in range(stack.n_channels):
         movie = stack.movie(channel, stack.n_planes // 2)
-        fit = estimate_noise(movie)
+        defects = inspect_movie(movie)
+        fit, shared = estimate_pixel_noise(fill_defects(movie, defects)[0])
         noise = fit.model
         print(
             f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
             f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
             f"{' (uncertain)' if fit.uncertain else ''}"
         )
-        for sentence in [*filter(None, [fit.note]), *inspect_movie(movie).sentences()]:
+        for sentence in [*filter(None, [shared, fit.note]), *defects.sentences()]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)
     print(

@@ -64,9 +64,17 @@ def denoise_prepared(
         mean = np.concatenate([w.mean.numpy() for w in windows])  # (T, C, Y, X)
         std = [w.std.numpy() for w in windows if w.std is not None]
         for c in range(mean.shape[1]):
-            means[channel + c, plane] = mean[:, c]
-            if std:
-                stds[channel + c, plane] = np.concatenate([piece[:, c] for piece in std])
+            of_mean = mean[:, c]
+            of_std = np.concatenate([piece[:, c] for piece in std]) if std else None
+            correlation = prepared.correlation.get(channel + c)
+            if correlation is not None:
+                noise = prepared.noise[channel + c]
+                if of_std is not None and noise is not None:
+                    of_std = correlation.restore_std(of_std, of_mean, noise)
+                of_mean = correlation.restore(of_mean)
+            means[channel + c, plane] = of_mean
+            if of_std is not None:
+                stds[channel + c, plane] = of_std
         _keep_blank_frames(prepared.stack, movie, (channel, plane), means, stds)
     return means, stds
 

@@ -19,6 +19,7 @@ from ._refinement import DENSE_METHODS, refine_flow
 from ._saved_model import SavedModel
 from ._stack_inference import denoise_prepared
 from ._start import FirstModel, first_model
+from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .estimates import check_training_memory, inference_seconds
 from .flow import FLOW_METHODS, FlowMethod
@@ -60,6 +61,10 @@ class Denoiser:
         Poisson-Gaussian noise measured in each channel; Gaussian noise measured in each channel;
         known noise; or no model at all (squared error, no uncertainty), as the paper does for raw
         video.
+    correlation : {"auto", "off"}, default "auto"
+        Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
+        it was made independent (`napari_stbn.correlation`). Movies with independent noise are
+        left as they are.
     flow : {"dis", "ilk", "tvl1", "translation", "none"}, default "dis"
         How motion is estimated.
     channels : {"auto", "separate", "joint"}, default "auto"
@@ -102,6 +107,7 @@ class Denoiser:
         network: STBNConfig | None = None,
         precision: Precision | Literal["auto"] = "auto",
         start: str | PathLike[str] = "pretrained",
+        correlation: CorrelationChoice = "auto",
     ) -> None:
         if preset != "auto" and preset not in PRESETS:
             raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
@@ -109,6 +115,10 @@ class Denoiser:
             raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
         if channels not in ("auto", "separate", "joint"):
             raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
+        if correlation not in CORRELATIONS:
+            raise ValueError(
+                f"correlation must be {' or '.join(CORRELATIONS)}, got {correlation!r}"
+            )
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
@@ -118,11 +128,12 @@ class Denoiser:
         self.device = resolve_device(device)
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
-        self.precision, self.start = precision, start
+        self.precision, self.start, self.correlation = precision, start, correlation
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
         self.channel_scaling: dict[int, IntensityScaling] = {}
+        self.channel_correlation: dict[int, NoiseCorrelation | None] = {}
         self.history: list[TrainingStep] = []
         self._prepared: PreparedStack | None = None
         self._fitted_in: Precision | None = None
@@ -217,6 +228,7 @@ class Denoiser:
         check_training_memory(config, plan, stack, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
+        self.channel_correlation = {}
         self._refines = first.warm and self._will_refine(plan, first.model, stack)
         prepared = yield from self._prepare(stack, joint, started, first.model)
         if plan.time_budget is not None:
@@ -310,7 +322,8 @@ class Denoiser:
             uncertainty=stack.assemble(stds, np.float32) if stds else None,
             flow_to_previous=to_previous,
             flow_to_next=to_next,
-            noise=dict(self.channel_noise),
+            noise=prepared.pixel_noise(),
+            correlation=dict(prepared.correlation),
             stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
             report=self._report(prepared, time.perf_counter() - started),
         )
@@ -357,7 +370,8 @@ class Denoiser:
             if average is not None:
                 average.swap()
         shown: NDArray[np.float32] = window.mean[0, channel if joint else 0].numpy()
-        return shown
+        correlation = prepared.correlation.get(channel)
+        return shown if correlation is None else correlation.restore(shown[None])[0]
 
     @property
     def has_uncertainty(self) -> bool:
@@ -417,6 +431,7 @@ class Denoiser:
             noise=self.channel_noise,
             scaling=self.channel_scaling,
             precision=self.precision,
+            correlation=self.channel_correlation,
         )
         return saved.write(Path(path), overwrite=overwrite)
 
@@ -459,6 +474,7 @@ class Denoiser:
             ) from error
         denoiser.model = saved.model.place(denoiser.device).eval()
         denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
+        denoiser.channel_correlation = saved.correlation
         denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
         return denoiser
 
@@ -535,6 +551,8 @@ class Denoiser:
                 flow="none" if self._refines else self.flow,
                 known_noise=self.channel_noise,
                 known_scaling=self.channel_scaling,
+                correlation=self.correlation,
+                known_correlation=self.channel_correlation,
             )
             prepared = yield from relay(
                 steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)
@@ -550,6 +568,7 @@ class Denoiser:
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
+        self.channel_correlation = prepared.correlation
         self._prepared, self._flow_is_of_start = prepared, False
         return prepared
 

@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ._generators import relay
+from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
 from .flow import Flow, FlowMethod, whole_flow
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
 from .prior import Units
@@ -185,6 +186,9 @@ class PreparedStack:
         Of each channel, after stabilisation.
     notes : list of str
         Sentences for the user: defects found, doubts about the noise.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel. Movies, noise and scaling of a channel that has one are those after
+        `NoiseCorrelation.whiten`.
     """
 
     stack: Stack
@@ -192,6 +196,16 @@ class PreparedStack:
     noise: dict[int, KnownNoise]
     scaling: dict[int, IntensityScaling]
     notes: list[str] = field(default_factory=list)
+    correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
+
+    def pixel_noise(self) -> dict[int, KnownNoise]:
+        """Noise of each channel as recorded, before any filter."""
+        noise = dict(self.noise)
+        for channel, model in noise.items():
+            correlation = self.correlation.get(channel)
+            if correlation is not None and model is not None:
+                noise[channel] = correlation.pixel_noise(model)
+        return noise
 
 
 def prepare_stack(
@@ -202,6 +216,8 @@ def prepare_stack(
     flow: FlowMethod,
     known_noise: Mapping[int, KnownNoise],
     known_scaling: Mapping[int, IntensityScaling],
+    correlation: CorrelationChoice = "off",
+    known_correlation: Mapping[int, NoiseCorrelation | None] | None = None,
 ) -> Generator[tuple[Literal["noise", "flow"], float], None, PreparedStack]:
     """Measure the noise of every channel, the flow of every movie, and convert to network units.
 
@@ -216,6 +232,11 @@ def prepare_stack(
         Method of `napari_stbn.flow.estimate_flow`.
     known_noise, known_scaling : mapping of int to noise model and IntensityScaling
         Of channels already measured, such as by the fit of a loaded model.
+    correlation : {"auto", "off"}, default "off"
+        Whether to look for noise that pixels share in a channel that is not in `known_noise`, and
+        to make it independent.
+    known_correlation : mapping of int to NoiseCorrelation or None, optional
+        That of the channels in `known_noise`.
 
     Yields
     ------
@@ -232,11 +253,19 @@ def prepare_stack(
         If a movie cannot be denoised.
     """
     stack.check()
-    prepared = PreparedStack(stack, {}, dict(known_noise), dict(known_scaling))
+    prepared = PreparedStack(
+        stack,
+        {},
+        dict(known_noise),
+        dict(known_scaling),
+        correlation=dict(known_correlation or {}),
+    )
     for channel in range(stack.n_channels):
-        if channel not in prepared.noise:
+        if channel in prepared.noise:
+            _say_filter(prepared, channel)
+        else:
             yield from relay(
-                _measure_channel(prepared, channel, noise),
+                _measure_channel(prepared, channel, noise, correlation),
                 partial(_share, "noise", channel, stack.n_channels),
             )
         yield "noise", (channel + 1) / stack.n_channels
@@ -268,7 +297,8 @@ def _read(
         where = "" if len(stack.indices()) == 1 else f"Channel {channel}, plane {plane}: "
         prepared.notes.extend(where + sentence for sentence in defects.sentences())
         channel_filled, channel_valid = fill_defects(movie, defects)
-        filled.append(channel_filled)
+        correlation = prepared.correlation.get(channel)
+        filled.append(channel_filled if correlation is None else correlation.whiten(channel_filled))
         valid &= channel_valid
     return filled, valid
 
@@ -282,15 +312,20 @@ def _share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phas
 
 
 def _measure_channel(
-    prepared: PreparedStack, channel: int, choice: NoiseChoice
+    prepared: PreparedStack, channel: int, choice: NoiseChoice, look: CorrelationChoice
 ) -> Generator[float, None, None]:
-    """Noise model and scaling of a channel, from a few planes spread over the stack."""
+    """Noise, its correlation, and scaling of a channel, from planes spread over the stack."""
     stack = prepared.stack
     spread = np.linspace(0, stack.n_planes - 1, min(_PLANES_MEASURED, stack.n_planes))
     planes = sorted({round(float(plane)) for plane in spread})
     movies = [stack.movie(channel, plane) for plane in planes]
     for movie, plane in zip(movies, planes, strict=True):
         validate_movie(movie, what=_title(stack, channel, plane))
+    correlation = None
+    if look != "off":
+        correlation = yield from _make_white(movies)
+    prepared.correlation[channel] = correlation
+    _say_filter(prepared, channel)
     noise: KnownNoise
     if choice == "gaussian":
         sigmas = [GaussianNoise.estimate(movie).sigma for movie in movies]
@@ -301,11 +336,13 @@ def _measure_channel(
             fits.append(estimate_noise(movie))
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
-        noise = best.model
+        noise = best.model if correlation is None else even_noise(best)
         if best.note:
             prepared.notes.append(f"Noise of channel {channel}: {best.note}")
     else:
         noise = choice
+        if correlation is not None and noise is not None:
+            noise = correlation.white_noise(noise)
     every = max(1, math.ceil(sum(movie.size for movie in movies) / _PIXELS_SCALED))
     values = np.stack([movie[::every] for movie in movies]).astype(np.float32)
     values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
@@ -313,6 +350,29 @@ def _measure_channel(
     prepared.scaling[channel] = network_scaling(
         values if noise is None else noise.stabilize(values)
     )
+
+
+def _say_filter(prepared: PreparedStack, channel: int) -> None:
+    """Note that a channel is filtered, whether that was found now or by an earlier fit."""
+    correlation = prepared.correlation.get(channel)
+    if correlation is not None:
+        several = prepared.stack.n_channels > 1
+        note = correlation.note
+        prepared.notes.append(f"Channel {channel}: {note}" if several else note)
+
+
+def _make_white(
+    movies: list[NDArray[Any]],
+) -> Generator[float, None, NoiseCorrelation | None]:
+    """Measure the noise that pixels share; where there is some, make the movies' noise white."""
+    yield 0.0
+    filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
+    fit = measure_correlation(filled)
+    if fit.correlation is not None:
+        for number, movie in enumerate(filled):
+            yield 0.0
+            movies[number] = fit.correlation.whiten(movie)
+    return fit.correlation
 
 
 def network_scaling(stable: NDArray[Any]) -> IntensityScaling:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .correlation import NoiseCorrelation
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import PreparedStack
 from .stack import Stack
@@ -60,11 +61,13 @@ class DenoiseResult:
     flow_to_previous, flow_to_next : ndarray, float32 [px], ordered (dx, dy)
         Shape (T - 1, 2, Y, X) for a single movie, else (channels, planes, T - 1, 2, Y, X).
     noise : dict of int to noise model or None
-        Of each channel.
+        Of each channel: of a pixel as recorded, without offsets of whole lines.
     stack : Stack
         The denoised array with the axes and scale of the input.
     report : dict
         Versions, parameters, seed, device, seconds, defects found: plain values, ready for JSON.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel: noise that pixels share, and the filter that made it independent.
     """
 
     denoised: NDArray[np.float32]
@@ -74,6 +77,7 @@ class DenoiseResult:
     noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
     stack: Stack
     report: dict[str, Any] = field(default_factory=dict)
+    correlation: Mapping[int, NoiseCorrelation | None] = field(default_factory=dict)
 
 
 def gather_flow(
@@ -113,6 +117,9 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
         "axes": stack.axes,
         "axes_guess": stack.guess,
         "shape": list(stack.shape),
-        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.noise.items()},
+        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.pixel_noise().items()},
+        "correlation": {
+            c: None if n is None else n.to_dict() for c, n in prepared.correlation.items()
+        },
         "notes": list(dict.fromkeys(prepared.notes)),
     }

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.estimates import RunEstimate, estimate_run
-from napari_stbn.noise import NoiseFit, estimate_noise
+from napari_stbn.noise import NoiseFit
+from napari_stbn.preparation import fill_defects
+from napari_stbn.stack import inspect_movie
 
 if TYPE_CHECKING:
     from napari_stbn.settings import RunSettings
@@ -47,7 +50,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     ----------
     stack : Stack
     settings : RunSettings
-        Preset and device matter.
+        Preset, device and correlation matter.
 
     Returns
     -------
@@ -70,9 +73,9 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
-            noise = estimate_noise(movie)
-            if noise.note:
-                warnings.append(noise.note)
+            filled, _ = fill_defects(movie, inspect_movie(movie))
+            noise, shared = estimate_pixel_noise(filled, settings.correlation)
+            warnings += filter(None, [shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)))
