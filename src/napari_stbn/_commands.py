@@ -18,16 +18,18 @@ from ._defects import DefectScan
 from ._lazy import MovieView, lazy_part
 from ._streaming import exceeds, memory_budget
 from ._unfinished import Unfinished, run_key
+from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
 from .estimates import estimate_run
 from .io import check_writable, read, write
 from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
+from .preparation import fill_defects
 from .report import PAGES, write_report
 from .result import DenoiseResult, Progress
 from .samples import simulate
 from .settings import RunSettings, read_report
-from .stack import Stack, cast_like
+from .stack import Stack, cast_like, inspect_movie
 from .training import TrainingConfig
 
 __all__ = ["OWN_OPTIONS", "demo", "denoise", "info"]
@@ -199,17 +201,21 @@ def info(options: argparse.Namespace) -> None:
     large = exceeds(stack, memory_budget(None))
     for channel in range(stack.n_channels):
         view = MovieView(stack, channel, stack.n_planes // 2)
-        fit = estimate_noise(view)
         scan = DefectScan()
-        for frame in () if large else view:  # reading all of it may take hours
-            scan.add(frame[None])
+        if large:  # reading all of it may take hours
+            fit, shared = estimate_noise(view), ""
+        else:
+            movie = view[:]
+            scan.add(movie)
+            filled = fill_defects(movie, inspect_movie(movie))[0]
+            fit, shared = estimate_pixel_noise(filled)
         noise = fit.model
         print(
             f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
             f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
             f"{' (uncertain)' if fit.uncertain else ''}"
         )
-        for sentence in [*filter(None, [fit.note]), *scan.defects().sentences()]:
+        for sentence in [*filter(None, [shared, fit.note]), *scan.defects().sentences()]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)
     if large:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ._defects import DefectScan
 from ._flow_scratch import FlowScratch
 from ._lazy import MovieView, chunk_lengths
+from .correlation import NoiseCorrelation
 from .preparation import fill_defects, said_of
 from .prior import Units
 from .stack import MovieDefects, validate_movie
@@ -70,6 +71,8 @@ class LazyMovie:
     units : sequence of C Units
     cache : int [bytes]
         That may be kept of what was read.
+    filters : sequence of C NoiseCorrelation or None, optional
+        That make the noise of each channel white.
 
     Attributes
     ----------
@@ -80,7 +83,14 @@ class LazyMovie:
         Sentences about defects, after `scan`.
     """
 
-    def __init__(self, views: Sequence[MovieView], units: Sequence[Units], cache: int) -> None:
+    def __init__(
+        self,
+        views: Sequence[MovieView],
+        units: Sequence[Units],
+        cache: int,
+        filters: Sequence[NoiseCorrelation | None] | None = None,
+    ) -> None:
+        self._filters = list(filters or [None] * len(views))
         self._views, self.units = list(views), tuple(units)
         self.shape = views[0].shape
         self.notes: list[str] = []
@@ -181,12 +191,12 @@ class LazyMovie:
     def _read(self, start: int) -> _Block:
         """Frames from `start` on, defects filled."""
         channels, valid = [], None
-        for view, defects in zip(self._views, self._defects, strict=True):
+        for view, defects, white in zip(self._views, self._defects, self._filters, strict=True):
             movie = view[start : start + self._length]
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
             here = MovieDefects(missing, defects.dead, (), 0.0, None)
             filled, measured = fill_defects(movie, here)
-            channels.append(filled)
+            channels.append(filled if white is None else white.whiten(filled))
             valid = measured if valid is None else valid & measured
         if valid is None:
             raise ValueError("a movie has at least one channel")

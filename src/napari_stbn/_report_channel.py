@@ -18,7 +18,7 @@ from ._report_measures import (
 from ._report_page import measures, number, paragraph, picture
 from ._report_plots import Series, plot
 from ._report_residual import ResidualChecks, check_residual, standardise
-from ._report_sampling import Array, dead_pixels, measured, read_frames
+from ._report_sampling import Array, as_fitted, dead_pixels, measured, read_frames
 from ._report_verdict import (
     Finding,
     judge_brightness,
@@ -62,8 +62,10 @@ def channel_section(
     channels : int
         How many channels share the page.
     """
-    noise = result.noise.get(channel)
-    fit = measure_noise(noisy, channel)
+    noise, correlation = result.noise.get(channel), result.correlation.get(channel)
+    if noise is not None and correlation is not None:
+        noise = correlation.white_noise(noise)
+    fit = measure_noise(noisy, channel, correlation)
     checks = check_residual(result, noisy, [channel])
     pictures, span = _pictures(result, noisy, channel, channels)
     brightness = measure_brightness(result, noisy, channel, span)
@@ -106,7 +108,7 @@ def _pictures(
     result: DenoiseResult, noisy: Stack, channel: int, channels: int
 ) -> tuple[str, float]:
     """First, middle and last frame of the middle plane, and the range of the denoised ones."""
-    plane, noise = noisy.n_planes // 2, result.noise.get(channel)
+    plane = noisy.n_planes // 2
     dead = dead_pixels(noisy, channel, plane)
     times = sorted({0, noisy.n_frames // 2, noisy.n_frames - 1})
     frames = [read_frames(result, noisy, channel, plane, slice(t, t + 1)) for t in times]
@@ -128,7 +130,7 @@ def _pictures(
         )
     contrast = f"{low:.5g} to {high:.5g} counts"
     for t, (y, denoised, uncertainty) in zip(times, frames, strict=True):
-        z = standardise(measured(y, dead), denoised, uncertainty, noise)
+        z = standardise(*as_fitted(result, channel, measured(y, dead), denoised, uncertainty))
         panels = [
             picture(y[where], low, high, "Noisy", contrast),
             picture(denoised[where], low, high, "Denoised", f"{contrast}, as the noisy one"),

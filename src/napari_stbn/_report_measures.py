@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._report_sampling import Array, dead_pixels, measured, part, read_frames, spread
+from .correlation import NoiseCorrelation
 from .noise import NoiseFit, estimate_noise
+from .preparation import fill_defects
 from .result import DenoiseResult
-from .stack import Stack
+from .stack import Stack, inspect_movie
 
 _FRAMES = 100  # whose brightness is compared
 _PAIRS, _VECTORS = 64, 65536  # pairs of frames, and flow vectors of each, that motion is taken from
@@ -89,10 +91,14 @@ def measure_motion(result: DenoiseResult, noisy: Stack, channel: int) -> Motion:
     )
 
 
-def measure_noise(noisy: Stack, channel: int) -> NoiseFit | None:
-    """Photon-transfer curve of the middle of the movie; None where it shows none."""
+def measure_noise(
+    noisy: Stack, channel: int, correlation: NoiseCorrelation | None = None
+) -> NoiseFit | None:
+    """Photon-transfer curve of the middle of the movie as it was fitted to; None without one."""
     first = max(0, (noisy.n_frames - _CURVE_FRAMES) // 2)
     movie = noisy.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
+    if correlation is not None:
+        movie = correlation.whiten(fill_defects(movie, inspect_movie(movie))[0])
     rows, columns = (part(length, _CURVE_SIDE, 0.5) for length in movie.shape[1:])
     try:
         return estimate_noise(movie[:, rows, columns])

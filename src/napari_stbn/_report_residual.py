@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ._report_sampling import Array, dead_pixels, measured, read_frames, spread, windows
+from ._report_sampling import (
+    Array,
+    as_fitted,
+    dead_pixels,
+    measured,
+    read_frames,
+    spread,
+    windows,
+)
 from .noise import NoiseModel
 from .result import DenoiseResult
 from .stack import Stack
@@ -54,6 +62,8 @@ class ResidualChecks:
     prediction's error over its own expected size. V - u^2 is averaged over 3 x 3 pixels: V is known
     from the result, which carries some of the pixel's own noise. Errors of the result that are
     small beside the noise hardly change it.
+
+    Where pixels share noise, frames and noise are those of the fit, which sees it made independent.
     """
 
     pixels: int
@@ -98,12 +108,14 @@ def check_residual(result: DenoiseResult, noisy: Stack, channels: Sequence[int])
     """Checks pooled over these channels, a few planes of each, a few runs of frames of those."""
     sums = _Sums()
     for channel, plane in product(channels, spread(noisy.n_planes, _PLANES)):
-        noise = result.noise.get(channel)
         dead = dead_pixels(noisy, channel, plane)
         for frames, rows, columns in windows(noisy):
             where = (slice(None), rows, columns)
             y, denoised, uncertainty = read_frames(result, noisy, channel, plane, frames)
-            y, denoised = measured(y[where], dead[rows, columns]), denoised[where]
+            y, denoised, uncertainty, noise = as_fitted(
+                result, channel, measured(y, dead), denoised, uncertainty
+            )
+            y, denoised = y[where], denoised[where]
             uncertainty = None if uncertainty is None else uncertainty[where]
             z = standardise(y, denoised, uncertainty, noise)
             sums.add(z)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .noise import GaussianNoise, PoissonGaussianNoise
 from .result import DenoiseResult
 from .stack import ArrayLike, Stack, inspect_movie
 
@@ -47,6 +48,31 @@ def measured(noisy: Array, dead: NDArray[np.bool_]) -> Array:
             frame[:] = np.nan
     values[:, dead] = np.nan
     return values
+
+
+def as_fitted(
+    result: DenoiseResult, channel: int, noisy: Array, denoised: Array, uncertainty: Array | None
+) -> tuple[Array, Array, Array | None, PoissonGaussianNoise | GaussianNoise | None]:
+    """Whole frames (T, Y, X) and their noise as the fit saw them: independent from pixel to pixel.
+
+    NaN stay NaN. A single frame keeps the offsets of its lines, which only others can tell.
+    """
+    noise, correlation = result.noise.get(channel), result.correlation.get(channel)
+    if correlation is None:
+        return noisy, denoised, uncertainty, noise
+    blank = ~np.isfinite(denoised)
+    kept = np.where(blank, 0.0, denoised)
+    missing = ~np.isfinite(noisy)
+    filled = np.where(missing, kept, noisy)
+    white = correlation.whiten(filled, offsets=len(filled) > 1).astype(np.float64)
+    white[missing] = np.nan
+    smooth = correlation.whiten(kept, offsets=False)
+    if noise is not None:
+        noise = correlation.white_noise(noise)
+        if uncertainty is not None:
+            uncertainty = correlation.whiten_std(uncertainty, smooth, noise)
+    smooth[blank] = np.nan
+    return white, smooth, uncertainty, noise
 
 
 def windows(stack: Stack) -> Iterator[tuple[slice, slice, slice]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._generators import relay
 from ._lazy import chunk_lengths
+from .correlation import CorrelationChoice, NoiseCorrelation
 from .flow import Flow, FlowMethod, whole_flow
 from .preparation import (
     Index,
@@ -74,7 +75,9 @@ class SampledStack(PreparedStack):
         for channel, plane in members:
             movie = self.stack.movie(channel, plane, frames=frames, rows=rows, columns=columns)
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
-            channels.append(fill_defects(movie, MovieDefects(missing, None, (), 0.0, None))[0])
+            filled = fill_defects(movie, MovieDefects(missing, None, (), 0.0, None))[0]
+            white = self.correlation.get(channel)
+            channels.append(filled if white is None else white.whiten(filled))
         t, height, width = channels[0].shape
         none = np.zeros((t - 1, 2, height, width), np.float32)
         valid = np.ones((t, height, width), bool)
@@ -141,12 +144,14 @@ def prepare_sample(
     flow: FlowMethod,
     known_noise: Mapping[int, KnownNoise],
     known_scaling: Mapping[int, IntensityScaling],
+    correlation: CorrelationChoice = "off",
+    known_correlation: Mapping[int, NoiseCorrelation | None] | None = None,
 ) -> Generator[tuple[Phase, float], None, SampledStack]:
     """Prepare parts of a stack, at random places; what lies between them is not read.
 
     Parameters
     ----------
-    stack, joint, noise, flow, known_noise, known_scaling
+    stack, joint, noise, flow, known_noise, known_scaling, correlation, known_correlation
         As in `napari_stbn.preparation.prepare_stack`.
     sample : Sample
 
@@ -164,8 +169,15 @@ def prepare_sample(
         If nothing that was looked at can be denoised.
     """
     stack.check()
-    prepared = SampledStack(stack, {}, dict(known_noise), dict(known_scaling), joint=joint)
-    yield from measure_channels(prepared, noise, scaling_pixels(sample.memory))
+    prepared = SampledStack(
+        stack,
+        {},
+        dict(known_noise),
+        dict(known_scaling),
+        correlation=dict(known_correlation or {}),
+        joint=joint,
+    )
+    yield from measure_channels(prepared, noise, correlation, scaling_pixels(sample.memory))
     generator = torch.Generator().manual_seed(sample.seed)
     groups = list(movie_groups(stack, joint).values())
     count, shape = sample.count, sample.shape

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ._model_file import ModelFile, read_model_file, write_model_file
+from .correlation import NoiseCorrelation, correlation_from_dict
 from .network import STBN, STBNConfig
 from .noise import noise_from_dict
 from .preparation import KnownNoise
@@ -33,6 +34,8 @@ class SavedModel:
         As in `napari_stbn.Denoiser`; float32 in files that do not say.
     refined_flow : bool
         Whether it goes with flow from its own prediction instead of the noisy frames.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel; channels of files that do not say have none.
     """
 
     model: STBN
@@ -44,6 +47,7 @@ class SavedModel:
     scaling: dict[int, IntensityScaling]
     precision: str = "float32"
     refined_flow: bool = False
+    correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -57,6 +61,9 @@ class SavedModel:
             "precision": self.precision,
             "noise": {c: None if n is None else n.to_dict() for c, n in self.noise.items()},
             "scaling": {c: asdict(s) for c, s in self.scaling.items()},
+            "correlation": {
+                c: None if n is None else n.to_dict() for c, n in self.correlation.items()
+            },
         }
         state = self.model.state_dict().items()
         weights = {name: value.detach().cpu().contiguous() for name, value in state}
@@ -83,6 +90,10 @@ class SavedModel:
                 for c, n in header["noise"].items()
             }
             scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            correlation = {
+                int(c): None if n is None else correlation_from_dict(n)
+                for c, n in header.get("correlation", {}).items()
+            }
             if noise.keys() != scaling.keys():
                 raise ValueError("noise and scaling are of different channels")
             return cls(
@@ -95,6 +106,7 @@ class SavedModel:
                 scaling=scaling,
                 precision=str(header.get("precision", "float32")),
                 refined_flow=bool(header.get("refined_flow", False)),
+                correlation=correlation,
             )
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error

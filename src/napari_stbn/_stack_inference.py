@@ -103,19 +103,19 @@ def denoise_prepared(
         plan = plan_inference(model, movie.shape, budget, precision)
         for piece in denoise_frames(model, movie, plan, precision=precision):
             if isinstance(piece, DenoisedWindow):
-                hand_out(prepared.stack, (channel, plane), movie, piece, output)
+                hand_out(prepared, (channel, plane), movie, piece, output)
             else:
                 yield (number + piece) / len(prepared.movies)
 
 
 def hand_out(
-    stack: Stack,
+    prepared: PreparedStack,
     key: Index,
     movie: PreparedMovie | LazyMovie,
     window: DenoisedWindow,
     output: Output,
 ) -> None:
-    """Hand denoised frames to their output, channel by channel.
+    """Hand denoised frames to their output, channel by channel, as the user's pixels are.
 
     Frames that hold no measurement go out as they came: what lies between their neighbours would
     be invented.
@@ -126,9 +126,15 @@ def hand_out(
         channel, plane = key[0] + c, key[1]
         mean = window.mean[:, c].numpy()
         std = None if window.std is None else window.std[:, c].numpy()
+        correlation = prepared.correlation.get(channel)
+        if correlation is not None:
+            noise = prepared.noise[channel]
+            if std is not None and noise is not None:
+                std = correlation.restore_std(std, mean, noise)
+            mean = correlation.restore(mean)
         for t in blank:
             at = window.start + t
-            mean[t] = stack.movie(channel, plane, frames=slice(at, at + 1))[0]
+            mean[t] = prepared.stack.movie(channel, plane, frames=slice(at, at + 1))[0]
             if std is not None:
                 std[t] = np.nan
         output(channel, plane, window.start, mean, std)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ from .flow import FlowMethod, flow_steps
 from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
 from .network import STBN
 from .precision import Precision
-from .preparation import Index, KnownNoise, movie_groups
+from .preparation import Index, PreparedStack, movie_groups
 from .prior import Units
-from .stack import IntensityScaling, Stack
+from .stack import Stack
 
 __all__ = [
     "Stream",
@@ -96,8 +96,8 @@ class Stream:
     ----------
     model : STBN
         Fitted, on the device to use.
-    noise, scaling : mapping of int to noise model or None, and to IntensityScaling
-        Of every channel.
+    known : PreparedStack
+        The stack, and noise and scaling of every channel.
     joint : bool
         Channels are denoised together.
     flow : str
@@ -112,8 +112,7 @@ class Stream:
     """
 
     model: STBN
-    noise: Mapping[int, KnownNoise]
-    scaling: Mapping[int, IntensityScaling]
+    known: PreparedStack
     joint: bool
     flow: FlowMethod
     refined: bool
@@ -122,16 +121,12 @@ class Stream:
     scratch: Path
 
 
-def denoise_stream(
-    stream: Stream, stack: Stack, output: Output
-) -> Generator[float, None, list[str]]:
+def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
     """Denoise every movie of a stack, reading and handing out a few frames at a time.
 
     Parameters
     ----------
     stream : Stream
-    stack : Stack
-        In memory or lazy.
     output : Output
 
     Yields
@@ -152,13 +147,15 @@ def denoise_stream(
         If even a few frames would not fit.
     """
     notes: list[str] = []
-    groups = movie_groups(stack, stream.joint)
+    known = stream.known
+    groups = movie_groups(known.stack, stream.joint)
     for number, (key, members) in enumerate(groups.items()):
-        views = [MovieView(stack, channel, plane) for channel, plane in members]
-        units = [Units(stream.noise[c], stream.scaling[c]) for c, _ in members]
-        movie = LazyMovie(views, units, stream.memory // _CACHE_SHARE)
+        views = [MovieView(known.stack, channel, plane) for channel, plane in members]
+        units = [Units(known.noise[c], known.scaling[c]) for c, _ in members]
+        filters = [known.correlation.get(c) for c, _ in members]
+        movie = LazyMovie(views, units, stream.memory // _CACHE_SHARE, filters)
         yield from relay(
-            _denoise_movie(stream, stack, key, movie, output),
+            _denoise_movie(stream, key, movie, output),
             partial(_share, number, len(groups)),
         )
         notes += movie.notes
@@ -171,7 +168,7 @@ def _share(number: int, count: int, done: float) -> float:
 
 
 def _denoise_movie(
-    stream: Stream, stack: Stack, key: Index, movie: LazyMovie, output: Output
+    stream: Stream, key: Index, movie: LazyMovie, output: Output
 ) -> Generator[float, None, None]:
     """Scan, estimate motion, denoise; yields the part that is done."""
     first = _FIRST if stream.refined else 0.0
@@ -188,7 +185,7 @@ def _denoise_movie(
             movie.follow(flow)
         for piece in _windows(stream, movie, PATCH_ORIGINS):
             if isinstance(piece, DenoisedWindow):
-                hand_out(stack, key, movie, piece, output)
+                hand_out(stream.known, key, movie, piece, output)
             else:
                 yield share(2, piece)
 

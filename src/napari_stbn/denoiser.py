@@ -30,6 +30,7 @@ from ._streaming import (
     exceeds,
     memory_budget,
 )
+from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .estimates import check_training_memory, inference_seconds
 from .flow import FLOW_METHODS, FlowMethod
@@ -72,6 +73,10 @@ class Denoiser:
         Poisson-Gaussian noise measured in each channel; Gaussian noise measured in each channel;
         known noise; or no model at all (squared error, no uncertainty), as the paper does for raw
         video.
+    correlation : {"auto", "off"}, default "auto"
+        Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
+        it was made independent (`napari_stbn.correlation`). Movies with independent noise are
+        left as they are.
     flow : {"dis", "ilk", "tvl1", "translation", "none"}, default "dis"
         How motion is estimated.
     channels : {"auto", "separate", "joint"}, default "auto"
@@ -114,6 +119,7 @@ class Denoiser:
         network: STBNConfig | None = None,
         precision: Precision | Literal["auto"] = "auto",
         start: str | PathLike[str] = "pretrained",
+        correlation: CorrelationChoice = "auto",
         memory_limit: float | None = None,
     ) -> None:
         if memory_limit is not None and not memory_limit > 0:
@@ -124,6 +130,10 @@ class Denoiser:
             raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
         if channels not in ("auto", "separate", "joint"):
             raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
+        if correlation not in CORRELATIONS:
+            raise ValueError(
+                f"correlation must be {' or '.join(CORRELATIONS)}, got {correlation!r}"
+            )
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
@@ -134,10 +144,12 @@ class Denoiser:
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
         self.precision, self.start, self.memory_limit = precision, start, memory_limit
+        self.correlation = correlation
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
         self.channel_scaling: dict[int, IntensityScaling] = {}
+        self.channel_correlation: dict[int, NoiseCorrelation | None] = {}
         self.history: list[TrainingStep] = []
         self._prepared: PreparedStack | None = None
         self._fitted_in: Precision | None = None
@@ -239,6 +251,7 @@ class Denoiser:
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
+        self.channel_correlation = {}
         if begun is None:
             self._refines = first.warm and self._will_refine(plan, first.model, outline)
         else:  # what was decided by the clock then
@@ -339,7 +352,8 @@ class Denoiser:
             uncertainty=stack.assemble(output.stds, np.float32) if output.stds else None,
             flow_to_previous=to_previous,
             flow_to_next=to_next,
-            noise=dict(self.channel_noise),
+            noise=described.pixel_noise(),
+            correlation=dict(described.correlation),
             stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
             report=self._report(described, time.perf_counter() - started),
         )
@@ -429,7 +443,7 @@ class Denoiser:
             described = yield from self._stream(stack, started, path.absolute().parent, output)
             yield Progress("denoise", 1.0, time.perf_counter() - started)
         report = {**self._report(described, time.perf_counter() - started), "streamed": True}
-        return StreamedResult(path, spread, dict(self.channel_noise), report)
+        return StreamedResult(path, spread, described.pixel_noise(), report)
 
     def _stream(
         self, stack: Stack, started: float, scratch: Path, output: Output
@@ -437,19 +451,25 @@ class Denoiser:
         """Denoise into an output piece by piece; what is known of the stack."""
         model = self._fitted(stack)
         memory = memory_budget(self.memory_limit)
-        known = PreparedStack(stack, {}, dict(self.channel_noise), dict(self.channel_scaling))
+        known = PreparedStack(
+            stack,
+            {},
+            dict(self.channel_noise),
+            dict(self.channel_scaling),
+            correlation=dict(self.channel_correlation),
+        )
         if self._prepared is not None and self._prepared.stack is stack:
             known.notes.extend(self._prepared.notes)
         self._prepared = None  # its memory is needed
         yield from relay(
-            measure_channels(known, self.noise, scaling_pixels(memory)),
+            measure_channels(known, self.noise, self.correlation, scaling_pixels(memory)),
             lambda done: Progress("noise", done[1], time.perf_counter() - started),
         )
         self.channel_noise, self.channel_scaling = known.noise, known.scaling
+        self.channel_correlation = known.correlation
         stream = Stream(
             model=model,
-            noise=known.noise,
-            scaling=known.scaling,
+            known=known,
             joint=model.config.channels > 1,
             flow=self.flow,
             refined=self._refines,
@@ -458,7 +478,7 @@ class Denoiser:
             scratch=scratch,
         )
         said = yield from relay(
-            denoise_stream(stream, stack, output),
+            denoise_stream(stream, output),
             lambda done: Progress("denoise", done, time.perf_counter() - started),
         )
         known.notes.extend(said)
@@ -519,7 +539,8 @@ class Denoiser:
             if average is not None:
                 average.swap()
         shown: NDArray[np.float32] = window.mean[0, channel if joint else 0].numpy()
-        return shown
+        correlation = prepared.correlation.get(channel)
+        return shown if correlation is None else correlation.restore(shown[None])[0]
 
     @property
     def has_uncertainty(self) -> bool:
@@ -579,6 +600,7 @@ class Denoiser:
             noise=self.channel_noise,
             scaling=self.channel_scaling,
             precision=self.precision,
+            correlation=self.channel_correlation,
         )
         return saved.write(Path(path), overwrite=overwrite)
 
@@ -621,6 +643,7 @@ class Denoiser:
             ) from error
         denoiser.model = saved.model.place(denoiser.device).eval()
         denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
+        denoiser.channel_correlation = saved.correlation
         denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
         return denoiser
 
@@ -702,6 +725,8 @@ class Denoiser:
                 "flow": "none" if self._refines else self.flow,
                 "known_noise": self.channel_noise,
                 "known_scaling": self.channel_scaling,
+                "correlation": self.correlation,
+                "known_correlation": self.channel_correlation,
             }
             steps = (
                 prepare_stack(stack, **choices)
@@ -722,6 +747,7 @@ class Denoiser:
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
+        self.channel_correlation = prepared.correlation
         self._prepared, self._flow_is_of_start = prepared, False
         return prepared
 

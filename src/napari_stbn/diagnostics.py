@@ -163,11 +163,14 @@ def blind_spot_leak(
     first = max(0, middle - _AROUND)
     clip = stack.movie(frames=slice(first, middle + _AROUND + 1)).astype(np.float32)
     here = middle - first
+    correlation = denoiser.channel_correlation.get(channel)
     lattice = np.zeros(stack.frame_shape, bool)
     row, column = (size % _SPACING // 2 for size in stack.frame_shape)
     lattice[row::_SPACING, column::_SPACING] = True
     changed = clip.copy()
     changed[here][lattice] += perturbation
+    if correlation is not None:
+        clip, changed = correlation.whiten(clip), correlation.whiten(changed)
     flow, new_flow = estimate_flow(clip, denoiser.flow), estimate_flow(changed, denoiser.flow)
     unit = denoiser.units(channel)
 

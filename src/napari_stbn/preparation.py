@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ._generators import relay
 from ._lazy import MovieView
+from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
 from .flow import Flow, FlowMethod, whole_flow
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
 from .prior import Units
@@ -46,6 +47,7 @@ Phase = Literal["noise", "flow"]
 KnownNoise = PoissonGaussianNoise | GaussianNoise | None
 NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
 _PLANES_MEASURED = 5  # planes of a z-stack that noise and scaling are measured on
+_SHORTEST_RUN = 8  # frames of a large movie that shared noise is measured on at least
 _PIXELS_SCALED = 2**23  # that the scaling is measured on; frames are left out where there are more
 
 
@@ -193,6 +195,9 @@ class PreparedStack:
         Of each channel, after stabilisation.
     notes : list of str
         Sentences for the user: defects found, doubts about the noise.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel. Movies, noise and scaling of a channel that has one are those after
+        `NoiseCorrelation.whiten`.
     """
 
     stack: Stack
@@ -200,6 +205,16 @@ class PreparedStack:
     noise: dict[int, KnownNoise]
     scaling: dict[int, IntensityScaling]
     notes: list[str] = field(default_factory=list)
+    correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
+
+    def pixel_noise(self) -> dict[int, KnownNoise]:
+        """Noise of each channel as recorded, before any filter."""
+        noise = dict(self.noise)
+        for channel, model in noise.items():
+            correlation = self.correlation.get(channel)
+            if correlation is not None and model is not None:
+                noise[channel] = correlation.pixel_noise(model)
+        return noise
 
     def around(
         self, key: Index, frame: int, rows: slice, columns: slice
@@ -224,6 +239,8 @@ def prepare_stack(
     flow: FlowMethod,
     known_noise: Mapping[int, KnownNoise],
     known_scaling: Mapping[int, IntensityScaling],
+    correlation: CorrelationChoice = "off",
+    known_correlation: Mapping[int, NoiseCorrelation | None] | None = None,
 ) -> Generator[tuple[Phase, float], None, PreparedStack]:
     """Measure the noise of every channel, the flow of every movie, and convert to network units.
 
@@ -238,6 +255,11 @@ def prepare_stack(
         Method of `napari_stbn.flow.estimate_flow`.
     known_noise, known_scaling : mapping of int to noise model and IntensityScaling
         Of channels already measured, such as by the fit of a loaded model.
+    correlation : {"auto", "off"}, default "off"
+        Whether to look for noise that pixels share in a channel that is not in `known_noise`, and
+        to make it independent.
+    known_correlation : mapping of int to NoiseCorrelation or None, optional
+        That of the channels in `known_noise`.
 
     Yields
     ------
@@ -254,8 +276,14 @@ def prepare_stack(
         If a movie cannot be denoised.
     """
     stack.check()
-    prepared = PreparedStack(stack, {}, dict(known_noise), dict(known_scaling))
-    yield from measure_channels(prepared, noise)
+    prepared = PreparedStack(
+        stack,
+        {},
+        dict(known_noise),
+        dict(known_scaling),
+        correlation=dict(known_correlation or {}),
+    )
+    yield from measure_channels(prepared, noise, correlation)
     groups = movie_groups(stack, joint)
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = read_filled(prepared, members)
@@ -278,7 +306,10 @@ def movie_groups(stack: Stack, joint: bool) -> dict[Index, list[Index]]:
 
 
 def measure_channels(
-    prepared: PreparedStack, choice: NoiseChoice, pixels: int = _PIXELS_SCALED
+    prepared: PreparedStack,
+    choice: NoiseChoice,
+    look: CorrelationChoice = "off",
+    pixels: int | None = None,
 ) -> Generator[tuple[Phase, float], None, None]:
     """Noise model and scaling of every channel that has none yet; reads a part of the stack.
 
@@ -286,16 +317,18 @@ def measure_channels(
     ----------
     prepared : PreparedStack
         Gets them.
-    choice
-        As in `prepare_stack`.
-    pixels : int
-        That the scaling is measured on, at most.
+    choice, look
+        `noise` and `correlation` of `prepare_stack`.
+    pixels : int, optional
+        That shared noise and scaling are measured on, at most; all movies are read when None.
     """
     count = prepared.stack.n_channels
     for channel in range(count):
-        if channel not in prepared.noise:
+        if channel in prepared.noise:
+            _say_filter(prepared, channel)
+        else:
             yield from relay(
-                _measure_channel(prepared, channel, choice, pixels),
+                _measure_channel(prepared, channel, choice, look, pixels),
                 partial(_share, "noise", channel, count),
             )
         yield "noise", (channel + 1) / count
@@ -325,7 +358,8 @@ def read_filled(
         defects = inspect_movie(movie)
         prepared.notes.extend(said_of(stack, (channel, plane), defects))
         channel_filled, channel_valid = fill_defects(movie, defects)
-        filled.append(channel_filled)
+        correlation = prepared.correlation.get(channel)
+        filled.append(channel_filled if correlation is None else correlation.whiten(channel_filled))
         valid = channel_valid if valid is None else valid & channel_valid
     if valid is None:
         raise ValueError("a movie has at least one channel")
@@ -345,15 +379,28 @@ def _share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phas
 
 
 def _measure_channel(
-    prepared: PreparedStack, channel: int, choice: NoiseChoice, pixels: int
+    prepared: PreparedStack,
+    channel: int,
+    choice: NoiseChoice,
+    look: CorrelationChoice,
+    pixels: int | None,
 ) -> Generator[float, None, None]:
-    """Noise model and scaling of a channel, from a few planes spread over the stack."""
+    """Noise, its correlation, and scaling of a channel, from planes spread over the stack."""
     stack = prepared.stack
     spread = np.linspace(0, stack.n_planes - 1, min(_PLANES_MEASURED, stack.n_planes))
     planes = sorted({round(float(plane)) for plane in spread})
-    movies = [MovieView(stack, channel, plane) for plane in planes]
-    for movie in movies:
-        validate_movie(movie, what=movie.title)
+    views = [MovieView(stack, channel, plane) for plane in planes]
+    for view in views:
+        validate_movie(view, what=view.title)
+    movies: list[NDArray[Any] | MovieView] = list(views)
+    correlation = None
+    if look != "off":
+        arrays = [view[_run(view, len(views), pixels)] for view in views]
+        correlation = yield from _make_white(arrays)
+        if correlation is not None:
+            movies = list(arrays)
+    prepared.correlation[channel] = correlation
+    _say_filter(prepared, channel)
     noise: KnownNoise
     if choice == "gaussian":
         sigmas = [GaussianNoise.estimate(movie).sigma for movie in movies]
@@ -364,20 +411,55 @@ def _measure_channel(
             fits.append(estimate_noise(movie))
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
-        noise = best.model
+        noise = best.model if correlation is None else even_noise(best)
         if best.note:
             prepared.notes.append(f"Noise of channel {channel}: {best.note}")
     else:
         noise = choice
-    every = max(1, math.ceil(sum(movie.size for movie in movies) / pixels))
+        if correlation is not None and noise is not None:
+            noise = correlation.white_noise(noise)
+    most = _PIXELS_SCALED if pixels is None else pixels
+    every = max(1, math.ceil(sum(movie.size for movie in movies) / most))
     picked = len(movies) * len(range(0, len(movies[0]), every)) * math.prod(stack.frame_shape)
-    thin = max(1, math.ceil(picked / pixels))  # rows of frames that are larger than that by one
+    thin = max(1, math.ceil(picked / most))  # rows of frames that are larger than that by one
     values = np.stack([movie[::every, ::thin] for movie in movies]).astype(np.float32)
     values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
     prepared.noise[channel] = noise
     prepared.scaling[channel] = network_scaling(
         values if noise is None else noise.stabilize(values)
     )
+
+
+def _run(view: MovieView, count: int, pixels: int | None) -> slice:
+    """Consecutive frames from the middle of a movie, so that `count` such hold so many pixels."""
+    if pixels is None:
+        return slice(None)
+    length = max(_SHORTEST_RUN, pixels // (count * math.prod(view.shape[1:])))
+    first = max(0, (len(view) - length) // 2)
+    return slice(first, first + length)
+
+
+def _say_filter(prepared: PreparedStack, channel: int) -> None:
+    """Note that a channel is filtered, whether that was found now or by an earlier fit."""
+    correlation = prepared.correlation.get(channel)
+    if correlation is not None:
+        several = prepared.stack.n_channels > 1
+        note = correlation.note
+        prepared.notes.append(f"Channel {channel}: {note}" if several else note)
+
+
+def _make_white(
+    movies: list[NDArray[Any]],
+) -> Generator[float, None, NoiseCorrelation | None]:
+    """Measure the noise that pixels share; where there is some, make the movies' noise white."""
+    yield 0.0
+    filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
+    fit = measure_correlation(filled)
+    if fit.correlation is not None:
+        for number, movie in enumerate(filled):
+            yield 0.0
+            movies[number] = fit.correlation.whiten(movie)
+    return fit.correlation
 
 
 def network_scaling(stable: NDArray[Any]) -> IntensityScaling:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .correlation import NoiseCorrelation
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import PreparedStack
 from .stack import Stack
@@ -63,11 +64,13 @@ class DenoiseResult:
         Shape (T - 1, 2, Y, X) for a single movie, else (channels, planes, T - 1, 2, Y, X). Of no
         pair, shape (0, 2, Y, X), where the stack was too large to keep it.
     noise : dict of int to noise model or None
-        Of each channel.
+        Of each channel: of a pixel as recorded, without offsets of whole lines.
     stack : Stack
         The denoised array with the axes and scale of the input.
     report : dict
         Versions, parameters, seed, device, seconds, defects found: plain values, ready for JSON.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel: noise that pixels share, and the filter that made it independent.
     """
 
     denoised: NDArray[np.float32]
@@ -77,6 +80,7 @@ class DenoiseResult:
     noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
     stack: Stack
     report: dict[str, Any] = field(default_factory=dict)
+    correlation: Mapping[int, NoiseCorrelation | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,9 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
         "axes": stack.axes,
         "axes_guess": stack.guess,
         "shape": list(stack.shape),
-        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.noise.items()},
+        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.pixel_noise().items()},
+        "correlation": {
+            c: None if n is None else n.to_dict() for c, n in prepared.correlation.items()
+        },
         "notes": list(dict.fromkeys(prepared.notes)),
     }

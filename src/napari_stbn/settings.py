@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from .correlation import CorrelationChoice
 from .denoiser import Denoiser
 from .flow import FlowMethod
 from .noise import noise_from_dict
@@ -28,7 +29,7 @@ class RunSettings:
 
     Attributes
     ----------
-    preset, device, noise, flow, channels, start, seed, precision, memory_limit
+    preset, device, noise, correlation, flow, channels, start, seed, precision, memory_limit
         As in `napari_stbn.Denoiser`.
     time_budget
         Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps` is
@@ -71,6 +72,14 @@ class RunSettings:
             "photoelectron, counts, photoelectrons), or SIGMA (counts)",
         },
     ] = "estimate"
+    correlation: Annotated[
+        CorrelationChoice,
+        {
+            "label": "Shared noise",
+            "tooltip": "auto: where neighbouring pixels share noise, make it independent for the "
+            "fit; off: fit to the frames as they are",
+        },
+    ] = "auto"
     flow: Annotated[FlowMethod, {"label": "Motion", "tooltip": "how motion is estimated"}] = "dis"
     start: Annotated[
         str,
@@ -112,6 +121,7 @@ class RunSettings:
             device=self.device,
             seed=self.seed,
             noise=self.noise,
+            correlation=self.correlation,
             flow=self.flow,
             channels=self.channels,
             precision=self.precision,

@@ -86,7 +86,7 @@ def last_note(notes: list[Any]) -> str:
 
 
 def test_each_setting_has_a_row(widget: Any) -> None:
-    own = {"preset", "time_budget", "device", "noise", "flow", "start"}
+    own = {"preset", "time_budget", "device", "noise", "correlation", "flow", "start"}
     for row in fields(RunSettings):
         if row.name in own:
             assert hasattr(widget, row.name), row.name

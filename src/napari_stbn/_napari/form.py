@@ -82,7 +82,7 @@ class Form(Container[Any]):
         rows["joint"] = rows.pop("channels")
         rows["joint"].name = "joint"
         self.preset, self.time_budget = rows.pop("preset"), rows.pop("time_budget")
-        self.flow = rows.pop("flow")
+        self.flow, self.correlation = rows.pop("flow"), rows.pop("correlation")
         self.device = ComboBox(
             name="device", label="Device", choices=_devices(), tooltip="where it is computed"
         )
@@ -162,7 +162,7 @@ class Form(Container[Any]):
         self.hint = wrap(Label(name="hint", label="", value=f"{KEY} toggles original and denoised"))
         what = [self.layer, self.axes, self.channels, self.planes, self.region]
         how = [self.preset, self.time_budget, self.device, self.flow, self.start]
-        noise = [self.noise, self.gain, self.offset, self.read_noise]
+        noise = [self.noise, self.gain, self.offset, self.read_noise, self.correlation]
         self.choices = Rows([*what, *how, *noise, self.preview, self.more])
         self.details = Rows(list(self.advanced.values()))
         self.details.setVisible(False)
@@ -218,6 +218,7 @@ class Form(Container[Any]):
             max_steps=self.advanced["max_steps"].value or None,
             device=self.device.value,
             noise=None if noise == "none" else noise,
+            correlation=self.correlation.value,
             flow=self.flow.value,
             start=self.start.value,
             channels=self.advanced["joint"].value,
@@ -248,6 +249,7 @@ class Form(Container[Any]):
             self.time_budget.value = settings.time_budget or 0
             self.device.value = settings.device if settings.device in devices else "auto"
             self.flow.value = settings.flow
+            self.correlation.value = settings.correlation
             self.advanced["max_steps"].value = settings.max_steps or 0
             self.advanced["joint"].value = settings.channels
             self.advanced["seed"].value = settings.seed

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_stbn._streaming import check_result, exceeds, memory_budget
+from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.estimates import RunEstimate, estimate_run
-from napari_stbn.noise import NoiseFit, estimate_noise
+from napari_stbn.noise import NoiseFit
+from napari_stbn.preparation import fill_defects
+from napari_stbn.stack import inspect_movie
 
 from ._run import has_unfinished
 
@@ -55,7 +58,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     ----------
     stack : Stack
     settings : RunSettings
-        Preset and device matter.
+        Preset, device and correlation matter.
 
     Returns
     -------
@@ -85,9 +88,9 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
-            noise = estimate_noise(movie)
-            if noise.note:
-                warnings.append(noise.note)
+            filled, _ = fill_defects(movie, inspect_movie(movie))
+            noise, shared = estimate_pixel_noise(filled, settings.correlation)
+            warnings += filter(None, [shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
