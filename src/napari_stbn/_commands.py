@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._defects import DefectScan
+from ._lazy import MovieView, lazy_part
+from ._streaming import exceeds, memory_budget
+from ._unfinished import Unfinished, run_key
 from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
 from .estimates import estimate_run
 from .io import check_writable, read, write
+from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
 from .preparation import fill_defects
 from .report import PAGES, write_report
@@ -48,32 +53,105 @@ def denoise(options: argparse.Namespace) -> None:
         denoiser = Denoiser.load(options.model, device=options.device)
     else:
         denoiser = settings.denoiser()
+    denoiser.memory_limit = settings.memory_limit
+    stack.check()
+    if denoiser.streams(stack):
+        print("larger than the memory it may take: read and written piece by piece")
+        if options.report is not None and options.report.suffix.lower() in PAGES:
+            raise ValueError(
+                "a page needs the whole movie in memory, and this one is too large; give --report "
+                "NAME.json, or try some frames with --frames"
+            )
     if options.uncertainty is not None and not denoiser.has_uncertainty:
         raise ValueError(
             "there is no uncertainty without a noise model; leave out --uncertainty or --noise none"
         )
-    if options.model is None:
-        _progress(settings.fit_steps(denoiser, stack, checkpoint=options.checkpoint))
+    unfinished = _unfinished(options, stack, settings)
+    if unfinished is not None and (found := unfinished.model(options.device)) is not None:
+        print("the fit was done; denoising with its model")
+        found.memory_limit = settings.memory_limit
+        denoiser = found
+    elif options.model is None:
+        file = None if unfinished is None else unfinished.path
+        _progress(settings.fit_steps(denoiser, stack, checkpoint=file))
+        if unfinished is not None:
+            unfinished.keep(denoiser)
+    if denoiser.streams(stack):
+        report = _denoise_streamed(options, stack, denoiser)
+    else:
+        report = _denoise_in_memory(options, stack, denoiser)
+    if options.save_model is not None:
+        denoiser.save(options.save_model, overwrite=options.force)
+    if unfinished is not None:
+        unfinished.remove()
+    for note in report["notes"]:
+        print(f"note: {note}")
+    print(
+        f"{options.output}: {_shape(stack)}, "
+        f"{report['steps']} steps in {report['fit_seconds']:.0f} s"
+    )
+
+
+def _unfinished(
+    options: argparse.Namespace, stack: Stack, settings: RunSettings
+) -> Unfinished | None:
+    """Where the state of this run is kept; None where there is no fit."""
+    if options.model is not None:
+        return None
+    path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    unfinished = Unfinished(path, run_key(stack, settings))
+    if unfinished.exists() and not (options.resume or options.checkpoint):
+        if not options.force:
+            raise FileExistsError(
+                f"{path} holds what is left of a run that did not end; add --resume to go on with "
+                "it, or --force to begin anew"
+            )
+        unfinished.remove()
+    return unfinished
+
+
+def _denoise_in_memory(
+    options: argparse.Namespace, stack: Stack, denoiser: Denoiser
+) -> dict[str, Any]:
+    """Denoise, then write; the report."""
     result = _progress(denoiser.denoise_steps(stack))
     denoised = result.stack
     if options.keep_dtype:
         denoised = denoised.like(cast_like(result.denoised, stack.dtype))
     write(options.output, denoised, overwrite=options.force)
-    if options.save_model is not None:
-        denoiser.save(options.save_model, overwrite=options.force)
     if result.uncertainty is not None and options.uncertainty is not None:
         write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
     if options.report is not None:
         if options.report.suffix.lower() in PAGES:
             write_report(options.report, result, stack, denoiser.history, overwrite=options.force)
         else:
-            options.report.write_text(json.dumps(result.report, indent=1) + "\n", encoding="utf-8")
-    for note in result.report["notes"]:
-        print(f"note: {note}")
-    print(
-        f"{options.output}: {_shape(stack)}, "
-        f"{result.report['steps']} steps in {result.report['fit_seconds']:.0f} s"
+            _write_json(options.report, result.report)
+    report: dict[str, Any] = result.report
+    return report
+
+
+def _denoise_streamed(
+    options: argparse.Namespace, stack: Stack, denoiser: Denoiser
+) -> dict[str, Any]:
+    """Write while denoising; the report."""
+    result = _progress(
+        denoiser.denoise_to_steps(
+            stack,
+            options.output,
+            uncertainty=options.uncertainty,
+            dtype=stack.dtype if options.keep_dtype else np.float32,
+            overwrite=options.force,
+        )
     )
+    if options.report is not None:
+        _write_json(options.report, result.report)
+    report: dict[str, Any] = result.report
+    return report
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report for programs."""
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -101,9 +179,7 @@ def demo(options: argparse.Namespace) -> None:
     ):
         write(folder / f"{name}.tif", stack.like(array), overwrite=options.force)
     write_picture(folder / "comparison.png", _comparison(stack, result, movie.clean))
-    (folder / "report.json").write_text(
-        json.dumps(result.report, indent=1) + "\n", encoding="utf-8"
-    )
+    _write_json(folder / "report.json", result.report)
     span = float(np.ptp(movie.clean))
     for name, array in (("noisy", movie.noisy), ("denoised", result.denoised)):
         psnr = 10 * np.log10(span**2 / np.mean((array - movie.clean.astype(np.float64)) ** 2))
@@ -122,22 +198,33 @@ def info(options: argparse.Namespace) -> None:
         print(f"pixel     {sizes} {stack.unit}")
     if stack.frame_interval:
         print(f"interval  {stack.frame_interval:g} s")
+    large = exceeds(stack, memory_budget(None))
     for channel in range(stack.n_channels):
-        movie = stack.movie(channel, stack.n_planes // 2)
-        defects = inspect_movie(movie)
-        fit, shared = estimate_pixel_noise(fill_defects(movie, defects)[0])
+        view = MovieView(stack, channel, stack.n_planes // 2)
+        scan = DefectScan()
+        if large:  # reading all of it may take hours
+            fit, shared = estimate_noise(view), ""
+        else:
+            movie = view[:]
+            scan.add(movie)
+            filled = fill_defects(movie, inspect_movie(movie))[0]
+            fit, shared = estimate_pixel_noise(filled)
         noise = fit.model
         print(
             f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
             f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
             f"{' (uncertain)' if fit.uncertain else ''}"
         )
-        for sentence in [*filter(None, [shared, fit.note]), *defects.sentences()]:
+        for sentence in [*filter(None, [shared, fit.note]), *scan.defects().sentences()]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)
-    print(
-        f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free on {run.device}"
-    )
+    if large:
+        print(f"memory    larger than what is free ({run.free / 1e9:.1f} GB): read piece by piece")
+    else:
+        print(
+            f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free "
+            f"on {run.device}"
+        )
     print(f"plan      {run.pieces}")
     print(f"time      fit {_at_most(run.fit_seconds)}, denoising about {run.denoise_seconds:.0f} s")
 
@@ -156,7 +243,7 @@ def _read(options: argparse.Namespace) -> Stack:
         if "T" not in stack.axes:
             raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
         index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
-        stack = stack.like(stack.array[index])
+        stack = stack.like(lazy_part(stack.array, index))
     return stack
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from napari_stbn._lazy import MovieView
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -39,6 +41,8 @@ class MovieDefects:
         Fraction of all pixels at `saturation_level`.
     saturation_level : float or None [counts]
         Intensity at which the detector clipped; None where the highest values do not pile up.
+    missing : int
+        Pixels that are NaN or infinite, also where no mask of them is kept.
     """
 
     nonfinite: BoolArray | None
@@ -46,6 +50,7 @@ class MovieDefects:
     constant_frames: tuple[int, ...]
     saturated_fraction: float
     saturation_level: float | None
+    missing: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is any defect."""
@@ -54,8 +59,8 @@ class MovieDefects:
     def sentences(self) -> list[str]:
         """Say each defect in one sentence, for a person to read."""
         said = []
-        if self.nonfinite is not None:
-            said.append(f"{int(self.nonfinite.sum())} pixels are NaN or infinite.")
+        if self.missing:
+            said.append(f"{self.missing} pixels are NaN or infinite.")
         if self.dead is not None:
             said.append(f"{int(self.dead.sum())} camera pixels never change (dead or stuck).")
         if self.constant_frames:
@@ -70,13 +75,13 @@ class MovieDefects:
         return said
 
 
-def validate_movie(movie: npt.NDArray[Any], *, what: str = "This layer") -> None:
+def validate_movie(movie: npt.NDArray[Any] | MovieView, *, what: str = "This layer") -> None:
     """Raise the one sentence that says why a movie cannot be denoised.
 
     Parameters
     ----------
-    movie : ndarray, shape (T, Y, X)
-        Any integer or floating type.
+    movie : ndarray or MovieView, shape (T, Y, X)
+        Any integer or floating type; read frame by frame, until one has a contrast.
     what : str
         How the sentence begins: what a person would call this movie.
 
@@ -171,14 +176,89 @@ def inspect_movie(movie: npt.NDArray[Any]) -> MovieDefects:
     if movie.dtype.kind == "f":
         nonfinite = ~np.isfinite(movie)
         nonfinite = nonfinite if nonfinite.any() else None
-    ranges = [_finite_range(frame) for frame in movie]
-    lows = [low for low, high in ranges if high >= low]
-    highs = [high for low, high in ranges if high >= low]
-    if not highs or max(highs) == min(lows):
-        return MovieDefects(nonfinite, None, (), 0.0, None)
-    blank = tuple(t for t, (low, high) in enumerate(ranges) if high <= low)
-    level, fraction = _saturation(movie, max(highs))
-    return MovieDefects(nonfinite, _dead_pixels(movie, set(blank)), blank, fraction, level)
+    scan = DefectScan()
+    scan.add(movie)
+    return scan.defects(nonfinite)
+
+
+class DefectScan:
+    """Defects of a movie that is read piece by piece; `inspect_movie` says what counts as one.
+
+    Attributes
+    ----------
+    frames : int
+        Seen so far.
+    missing : int
+        Pixels that are NaN or infinite.
+    blank : list of int
+        Frames whose finite pixels all have one value.
+    """
+
+    def __init__(self) -> None:
+        self.frames = self.missing = 0
+        self._size = 0
+        self._integer: np.dtype[Any] | None = None
+        self.blank: list[int] = []
+        self._range: tuple[Any, Any] | None = None  # of all finite values
+        self._highest: dict[Any, int] = {}  # the two highest values, and the pixels that have them
+        self._last: npt.NDArray[Any] | None = None  # that was not blank
+        self._changes: npt.NDArray[np.int64] | None = None
+
+    def add(self, block: npt.NDArray[Any]) -> None:
+        """Look at the next frames, (T', Y, X)."""
+        self._integer = block.dtype if block.dtype.kind in "iu" else None
+        for frame in block:
+            if frame.dtype.kind == "f":
+                self.missing += int(frame.size - np.count_nonzero(np.isfinite(frame)))
+            low, high = _finite_range(frame)
+            if high >= low:
+                least, most = self._range or (low, high)
+                self._range = min(least, low), max(most, high)
+                self._count_highest(frame, high)
+            if high <= low:
+                self.blank.append(self.frames)
+            else:
+                if self._last is None or self._changes is None:
+                    self._changes = np.zeros(frame.shape, np.int64)
+                else:
+                    self._changes += frame != self._last
+                self._last = frame.copy()
+            self.frames += 1
+            self._size += frame.size
+
+    def defects(self, nonfinite: BoolArray | None = None) -> MovieDefects:
+        """What was found, with the mask that was made elsewhere."""
+        if self._range is None or self._range[0] == self._range[1]:
+            return MovieDefects(nonfinite, None, (), 0.0, None, self.missing)
+        level, fraction = self._saturation()
+        dead = None
+        if self._changes is not None:
+            dead = _dead_pixels(self._changes, self.frames - len(self.blank))
+        return MovieDefects(nonfinite, dead, tuple(self.blank), fraction, level, self.missing)
+
+    def _count_highest(self, frame: npt.NDArray[Any], high: Any) -> None:
+        """Keep the two highest values of all frames, and how many pixels have them."""
+        values = {high: int(np.count_nonzero(frame == high))}
+        lower = frame[frame < high]
+        if lower.dtype.kind == "f":
+            lower = lower[np.isfinite(lower)]
+        if lower.size:
+            following = lower.max()
+            values[following] = int(np.count_nonzero(lower == following))
+        for value, count in values.items():
+            self._highest[value] = self._highest.get(value, 0) + count
+        kept = sorted(self._highest, reverse=True)[:2]
+        self._highest = {value: self._highest[value] for value in kept}
+
+    def _saturation(self) -> tuple[float | None, float]:
+        """Level at which the movie clips and the fraction of pixels there, or (None, 0)."""
+        if len(self._highest) < 2:
+            return None, 0.0
+        highest, (top, below) = max(self._highest), self._highest.values()
+        full_scale = self._integer is not None and highest == np.iinfo(self._integer).max
+        if not full_scale and (top < _FEWEST_SATURATED or top <= _PILE_UP * below):
+            return None, 0.0
+        return float(highest), top / self._size
 
 
 def _finite_range(frame: npt.NDArray[Any]) -> tuple[Any, Any]:
@@ -190,21 +270,17 @@ def _finite_range(frame: npt.NDArray[Any]) -> tuple[Any, Any]:
     return low, high
 
 
-def _dead_pixels(movie: npt.NDArray[Any], blank: set[int]) -> BoolArray | None:
+def _dead_pixels(changes: npt.NDArray[np.int64], n_frames: int) -> BoolArray | None:
     """Isolated pixels that never change although their neighbours do, (Y, X), or None."""
-    frames = [t for t in range(len(movie)) if t not in blank]
-    if len(frames) < _FEWEST_FRAMES_FOR_DEAD:
+    if n_frames < _FEWEST_FRAMES_FOR_DEAD:
         return None
-    changes = np.zeros(movie.shape[1:], np.int64)
-    for before, after in itertools.pairwise(frames):
-        changes += movie[before] != movie[after]
     constant = changes == 0
     groups, _ = ndimage.label(constant, structure=np.ones((3, 3)))
     small = np.bincount(groups.ravel()) <= _LARGEST_DEAD_GROUP
     candidates = constant & small[groups]
     if not candidates.any():
         return None
-    by_chance = _still_by_chance(changes, ~constant, len(frames)) * constant.size
+    by_chance = _still_by_chance(changes, ~constant, n_frames) * constant.size
     dead: BoolArray = candidates & (by_chance < 1)
     return dead if dead.any() else None
 
@@ -225,27 +301,3 @@ def _still_by_chance(
     bell = (np.sqrt(2.0) * equal) ** steps / np.sqrt(n_frames)
     probability: npt.NDArray[np.float64] = np.minimum(bell, 1.0)
     return probability
-
-
-def _saturation(movie: npt.NDArray[Any], highest: Any) -> tuple[float | None, float]:
-    """Level at which the movie clips and the fraction of pixels there, or (None, 0)."""
-    top = 0
-    next_lower = None
-    for frame in movie:
-        top += int(np.count_nonzero(frame == highest))
-        lower = frame[frame < highest]
-        if lower.dtype.kind == "f":
-            lower = lower[np.isfinite(lower)]
-        if lower.size:
-            largest = lower.max()
-            next_lower = largest if next_lower is None else max(next_lower, largest)
-    if next_lower is None:
-        return None, 0.0
-    full_scale = movie.dtype.kind in "iu" and highest == np.iinfo(movie.dtype).max
-    if not full_scale:
-        if top < _FEWEST_SATURATED:
-            return None, 0.0
-        below = sum(int(np.count_nonzero(frame == next_lower)) for frame in movie)
-        if top <= _PILE_UP * below:
-            return None, 0.0
-    return float(highest), top / movie.size

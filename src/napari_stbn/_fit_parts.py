@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +15,11 @@ from torch import Tensor
 
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
+from .precision import Precision
 
-__all__ = ["Adam", "Average", "FitFile", "Knot", "Schedule", "Start"]
+__all__ = ["Adam", "Average", "BegunFit", "FitFile", "Knot", "Schedule", "Start", "begun_fit"]
 
+_logger = logging.getLogger(__name__)
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
 _WARM_UP = 30  # steps in which the learning rate rises
@@ -205,7 +210,10 @@ class FitFile:
         tensors["generator"] = generator.get_state()
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         header = {"fit": self.identity, "counters": counters}
-        write_model_file(self.path, ModelFile(header, plain), overwrite=True)
+        try:
+            write_model_file(self.path, ModelFile(header, plain), overwrite=True)
+        except OSError as error:  # a full drive must not end the fit that it would have saved
+            _logger.warning("the state of the fit was not saved in %s: %s", self.path, error)
         self._saved_at = float(counters["elapsed"])
 
     def restore(
@@ -248,6 +256,53 @@ class FitFile:
         """Delete the file of a fit that is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class BegunFit:
+    """What an unfinished fit decided by the clock, for who goes on with it.
+
+    Attributes
+    ----------
+    refines
+        Motion is estimated on a first prediction.
+    checks
+        Evaluations of the held-out blocks.
+    precision
+        Of the inner layers.
+    """
+
+    refines: bool
+    checks: int
+    precision: Precision
+
+
+def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
+    """What the file of a fit says about it; None where there is none yet.
+
+    Raises
+    ------
+    FileNotFoundError
+        If its folder does not exist.
+    ValueError
+        If it is damaged, or not the state of a fit.
+    """
+    if path is None:
+        return None
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    if not path.exists():
+        return None
+    header = read_model_file(path).header
+    try:
+        fit = header["fit"]
+        training = fit["training"]
+        return BegunFit(training["refine"] == "always", training["checks"], fit["precision"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path.name} holds no state of a fit; choose another name, or delete it"
+        ) from error
 
 
 @torch.no_grad()

@@ -53,6 +53,8 @@ def write_model_file(path: Path, model: ModelFile, *, overwrite: bool) -> Path:
     try:
         save_file(dict(model.weights), temporary, metadata={_KEY: header})
         Path(temporary).replace(path)
+    except SafetensorError as error:  # a full drive, in the words of another language
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path

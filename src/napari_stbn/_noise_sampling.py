@@ -12,6 +12,8 @@ from napari_stbn._noise_filters import Block, BoolArray, Float32Array, FloatArra
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_stbn._lazy import MovieView
+
 _PIXEL_BUDGET = 2_000_000  # pixels looked at; larger movies are sampled in windows
 _WINDOW = 256  # side of a window when sampling [px]
 _RUN = 6  # consecutive frames of a window when sampling
@@ -30,7 +32,7 @@ class Sampling:
     clipped: float  # fraction of pixels at a piled-up limit
 
 
-def check_movie(movie: NDArray[np.generic]) -> None:
+def check_movie(movie: NDArray[np.generic] | MovieView) -> None:
     """Raise ValueError unless noise can be measured on this array at all."""
     if movie.ndim != 3:
         raise ValueError(
@@ -49,7 +51,7 @@ def check_movie(movie: NDArray[np.generic]) -> None:
         raise ValueError(f"movie must hold pixels, got shape {movie.shape}")
 
 
-def sample_movie(movie: NDArray[np.generic]) -> Sampling:
+def sample_movie(movie: NDArray[np.generic] | MovieView) -> Sampling:
     """Return cleaned, scaled blocks of a (T, Y, X) movie.
 
     Raises
@@ -99,11 +101,11 @@ def sample_movie(movie: NDArray[np.generic]) -> Sampling:
     )
 
 
-def _windows(movie: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+def _windows(movie: NDArray[np.generic] | MovieView) -> list[NDArray[np.generic]]:
     """Return the whole movie, or runs of frames in windows spread over space and time."""
     n, height, width = movie.shape
     if movie.size <= _PIXEL_BUDGET:
-        return [movie]
+        return [movie[:]]
     h, w, t = min(height, _WINDOW), min(width, _WINDOW), min(n, _RUN)
     count = max(1, _PIXEL_BUDGET // (h * w * t))
     runs = max(1, n // t)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 
 from napari_stbn._blocks import blocks
 from napari_stbn._units import Scale, micrometres, seconds
-from napari_stbn.stack import Stack
+from napari_stbn.stack import Stack, cast_like
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSION: Final = "0.5"
 _CHUNK_SIDE: Final = 512  # px
+_SMALLEST_LEVEL: Final = 512  # px; frames larger than this get levels of lower resolution
 _CHUNK_BYTES: Final = 2**20
 _KINDS: Final = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 _MARKERS: Final = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -38,7 +41,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
             hint = _plain_axes(node)
-            return Stack(node, axes, name=name, hint=hint)
+            return Stack(ZarrArray(node, path), axes, name=name, hint=hint)
         group, image = _first_image(node)
         level = image["datasets"][0]
         array = group[level["path"]]
@@ -54,7 +57,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
     if not isinstance(array, zarr.Array):
         raise ValueError(f"{path} names no array as its first level; export it again.")
     return Stack(
-        array,
+        ZarrArray(array, path),
         axes,
         pixel_size=scale.pixel_size,
         unit=scale.unit,
@@ -110,8 +113,103 @@ def _scale(image: Mapping[str, Any], level: Mapping[str, Any]) -> tuple[str | No
     return letters, Scale(sizes, space_unit, interval)
 
 
+class ZarrArray:
+    """An array of a Zarr folder, read where it is indexed.
+
+    Zarr takes a missing chunk for one of zeros. So that a folder which is gone is not denoised to
+    nothing, each access looks whether it is still there.
+    """
+
+    def __init__(self, array: zarr.Array[Any], root: Path) -> None:
+        self.path = root
+        self._array = array
+        self._markers = [path for marker in _MARKERS if (path := root / marker).is_file()]
+        self.shape, self.chunks = tuple(array.shape), tuple(array.chunks)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
+        """Read a part, as numpy would index it with numbers and slices.
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder is gone.
+        ValueError
+            A chunk cannot be decoded.
+        """
+        try:
+            part = np.asarray(self._array[index])
+        except (OSError, IndexError, MemoryError):
+            raise
+        except Exception as error:  # codecs raise a type each
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"{self.path} cannot be decoded ({said}); it may be damaged or cut off: copy it "
+                "again from its source."
+            ) from error
+        if not any(marker.is_file() for marker in self._markers):
+            raise FileNotFoundError(
+                f"{self.path} is no longer there; was it moved, or its drive taken away? Bring it "
+                "back and start again."
+            )
+        return part
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Read everything."""
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+
 def write_ome_zarr(path: Path, stack: Stack, *, name: str) -> None:
-    """Write a stack as OME-Zarr 0.5 with one resolution level."""
+    """Write a stack as OME-Zarr 0.5, with a pyramid of resolutions where frames are large."""
+    image = create_ome_zarr(path, stack, name=name)
+    for where, block in blocks(stack, image.own, whole=2, multiples={"T": image.frames}):
+        image.write(where, block)
+
+
+@dataclass(frozen=True)
+class ZarrImage:
+    """An OME-Zarr image that is being written.
+
+    Attributes
+    ----------
+    levels : list of zarr.Array
+        From full resolution down; each half as high and wide as the one before.
+    own : str
+        Axes, with the stack's own letters.
+    frames : int
+        Of a chunk.
+    outline : Stack
+        In that order of axes.
+    """
+
+    levels: list[zarr.Array[Any]]
+    own: str
+    frames: int
+    outline: Stack
+
+    def write(self, where: tuple[int | slice, ...], block: npt.NDArray[Any]) -> None:
+        """Write whole frames (..., Y, X) to all levels."""
+        for level in self.levels:
+            height, width = block.shape[-2:]
+            level[(*where[:-2], slice(0, height), slice(0, width))] = block
+            if level is not self.levels[-1]:
+                block = _halved(block)
+
+    def put(self, channel: int, plane: int, start: int, frames: npt.NDArray[Any]) -> None:
+        """Write frames (T', Y, X) of one movie."""
+        where = self.outline.index(channel, plane, T=slice(start, start + len(frames)))
+        self.write(where, frames)
+
+
+def create_ome_zarr(path: Path, stack: Stack, *, name: str) -> ZarrImage:
+    """Make an OME-Zarr image with the shape and scale of a stack, to be filled."""
     if {"C", "S"} <= set(stack.axes):
         raise ValueError(
             f"OME-Zarr has one channel axis and the stack has C and S (axes {stack.axes}); join "
@@ -124,16 +222,24 @@ def write_ome_zarr(path: Path, stack: Stack, *, name: str) -> None:
     frames = _CHUNK_BYTES // (sides["Y"] * sides["X"] * stack.dtype.itemsize)
     sides["T"] = min(stack.n_frames, max(1, frames))
     group = zarr.create_group(path, zarr_format=3)
-    array = group.create_array(
-        "0",
-        shape=shape,
-        dtype=stack.dtype,
-        chunks=tuple(sides.get(axis, 1) for axis in axes),
-        dimension_names=[axis.lower() for axis in axes],
-    )
-    for where, block in blocks(stack, own, whole=2, multiples={"T": sides["T"]}):
-        array[where] = block
+    shapes = [shape]
+    while stack.dtype.kind in "iuf" and max(shapes[-1][-2:]) > _SMALLEST_LEVEL:
+        height, width = (side // 2 for side in shapes[-1][-2:])
+        if min(height, width) == 0:
+            break
+        shapes.append((*shape[:-2], height, width))
+    levels = [
+        group.create_array(
+            str(number),
+            shape=each,
+            dtype=stack.dtype,
+            chunks=tuple(min(n, sides.get(axis, 1)) for axis, n in zip(axes, each, strict=True)),
+            dimension_names=[axis.lower() for axis in axes],
+        )
+        for number, each in enumerate(shapes)
+    ]
     factors = {"T": stack.frame_interval, **stack.pixel_size}
+    scale = [factors.get(axis) or 1.0 for axis in axes]
     group.attrs["ome"] = {
         "version": _VERSION,
         "multiscales": [
@@ -141,16 +247,32 @@ def write_ome_zarr(path: Path, stack: Stack, *, name: str) -> None:
                 "name": stack.name or name,
                 "axes": [_axis(axis, stack) for axis in axes],
                 "datasets": [
-                    {
-                        "path": "0",
-                        "coordinateTransformations": [
-                            {"type": "scale", "scale": [factors.get(a) or 1.0 for a in axes]}
-                        ],
-                    }
+                    {"path": str(number), "coordinateTransformations": _placed(scale, 2**number)}
+                    for number in range(len(levels))
                 ],
             }
         ],
     }
+    outline = Stack(np.broadcast_to(np.zeros((), stack.dtype), shape), own)
+    return ZarrImage(levels, own, sides["T"], outline)
+
+
+def _placed(scale: list[float], times: int) -> list[dict[str, Any]]:
+    """Scale of a level whose pixels are so many times as large, and where its first one lies."""
+    larger = [*scale[:-2], *(times * size for size in scale[-2:])]
+    placed: list[dict[str, Any]] = [{"type": "scale", "scale": larger}]
+    if times > 1:  # pixels are placed by their middle
+        shift = [0.0] * (len(scale) - 2) + [(times - 1) / 2 * size for size in scale[-2:]]
+        placed.append({"type": "translation", "translation": shift})
+    return placed
+
+
+def _halved(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = (side // 2 for side in block.shape[-2:])
+    even = block[..., : 2 * height, : 2 * width]
+    squares = even.reshape(*block.shape[:-2], height, 2, width, 2)
+    return cast_like(squares.mean((-3, -1)), block.dtype)
 
 
 def _axis(axis: str, stack: Stack) -> dict[str, str]:

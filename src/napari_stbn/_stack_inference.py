@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +13,69 @@ from .inference import DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
 from .preparation import Index, PreparedMovie, PreparedStack
-from .stack import Stack
 
-__all__ = ["Movies", "denoise_prepared"]
+if TYPE_CHECKING:
+    from ._lazy_movie import LazyMovie
+    from .stack import Stack
+
+__all__ = ["ArrayOutput", "Movies", "Output", "denoise_prepared", "hand_out"]
 
 Movies = dict[Index, NDArray[np.float32]]  # (T, Y, X) [user's units] of each channel and plane
 _MEMORY_SHARE = 0.6  # of what is free, for one movie
 
 
+class Output(Protocol):
+    """Where denoised frames go as they are made."""
+
+    def __call__(
+        self,
+        channel: int,
+        plane: int,
+        start: int,
+        mean: NDArray[np.float32],
+        std: NDArray[np.float32] | None,
+    ) -> None:
+        """Take frames from `start` on, (T', Y, X) [user's units], of one movie."""
+
+
+class ArrayOutput:
+    """Keeps all frames in memory.
+
+    Parameters
+    ----------
+    stack : Stack
+
+    Attributes
+    ----------
+    means, stds : dict of (channel, plane) to ndarray, shape (T, Y, X), float32 [user's units]
+        Posterior means (prior means without a noise model) and posterior standard deviations (empty
+        without one).
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._shape = (stack.n_frames, *stack.frame_shape)
+        self.means: Movies = {}
+        self.stds: Movies = {}
+
+    def __call__(
+        self,
+        channel: int,
+        plane: int,
+        start: int,
+        mean: NDArray[np.float32],
+        std: NDArray[np.float32] | None,
+    ) -> None:
+        """Copy frames to their place."""
+        for movies, frames in ((self.means, mean), (self.stds, std)):
+            if frames is not None:
+                if (channel, plane) not in movies:
+                    movies[channel, plane] = np.empty(self._shape, np.float32)
+                movies[channel, plane][start : start + len(frames)] = frames
+
+
 def denoise_prepared(
-    model: STBN, prepared: PreparedStack, precision: Precision = "float32"
-) -> Generator[float, None, tuple[Movies, Movies]]:
+    model: STBN, prepared: PreparedStack, output: Output, precision: Precision = "float32"
+) -> Generator[float, None, None]:
     """Denoise the movies of a stack one after the other.
 
     Parameters
@@ -30,6 +83,7 @@ def denoise_prepared(
     model : STBN
         Fitted, on the device to use.
     prepared : PreparedStack
+    output : Output
     precision : {"float32", "bfloat16"}, default "float32"
         Of the network's inner layers; states, likelihood and posterior are float32.
 
@@ -38,62 +92,49 @@ def denoise_prepared(
     float
         Part of the work that is done, 0 to 1.
 
-    Returns
-    -------
-    means, stds : dict of (channel, plane) to ndarray, shape (T, Y, X), float32 [user's units]
-        Posterior means (prior means without a noise model) and posterior standard deviations (empty
-        without one).
-
     Raises
     ------
     MemoryError
         If a movie would not fit into the free memory.
     """
-    means: Movies = {}
-    stds: Movies = {}
     device = next(model.parameters()).device
     for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
         budget = int(_MEMORY_SHARE * free_memory(device))
         plan = plan_inference(model, movie.shape, budget, precision)
-        windows: list[DenoisedWindow] = []
         for piece in denoise_frames(model, movie, plan, precision=precision):
             if isinstance(piece, DenoisedWindow):
-                windows.append(piece)
+                hand_out(prepared, (channel, plane), movie, piece, output)
             else:
                 yield (number + piece) / len(prepared.movies)
-        mean = np.concatenate([w.mean.numpy() for w in windows])  # (T, C, Y, X)
-        std = [w.std.numpy() for w in windows if w.std is not None]
-        for c in range(mean.shape[1]):
-            of_mean = mean[:, c]
-            of_std = np.concatenate([piece[:, c] for piece in std]) if std else None
-            correlation = prepared.correlation.get(channel + c)
-            if correlation is not None:
-                noise = prepared.noise[channel + c]
-                if of_std is not None and noise is not None:
-                    of_std = correlation.restore_std(of_std, of_mean, noise)
-                of_mean = correlation.restore(of_mean)
-            means[channel + c, plane] = of_mean
-            if of_std is not None:
-                stds[channel + c, plane] = of_std
-        _keep_blank_frames(prepared.stack, movie, (channel, plane), means, stds)
-    return means, stds
 
 
-def _keep_blank_frames(
-    stack: Stack,
-    movie: PreparedMovie,
+def hand_out(
+    prepared: PreparedStack,
     key: Index,
-    means: Movies,
-    stds: Movies,
+    movie: PreparedMovie | LazyMovie,
+    window: DenoisedWindow,
+    output: Output,
 ) -> None:
-    """Return frames that hold no measurement as they came.
+    """Hand denoised frames to their output, channel by channel, as the user's pixels are.
 
-    What lies between their neighbours would be invented.
+    Frames that hold no measurement go out as they came: what lies between their neighbours would
+    be invented.
     """
-    blank = (~movie.valid.flatten(1).any(1)).nonzero().flatten().tolist()
-    for t in blank:
-        for c in range(movie.inputs.shape[1]):
-            index = (key[0] + c, key[1])
-            means[index][t] = stack.movie(*index, frames=slice(t, t + 1))[0]
-            if index in stds:
-                stds[index][t] = np.nan
+    frames = slice(window.start, window.start + len(window.mean))
+    blank = (~movie.valid[frames].flatten(1).any(1)).nonzero().flatten().tolist()
+    for c in range(window.mean.shape[1]):
+        channel, plane = key[0] + c, key[1]
+        mean = window.mean[:, c].numpy()
+        std = None if window.std is None else window.std[:, c].numpy()
+        correlation = prepared.correlation.get(channel)
+        if correlation is not None:
+            noise = prepared.noise[channel]
+            if std is not None and noise is not None:
+                std = correlation.restore_std(std, mean, noise)
+            mean = correlation.restore(mean)
+        for t in blank:
+            at = window.start + t
+            mean[t] = prepared.stack.movie(channel, plane, frames=slice(at, at + 1))[0]
+            if std is not None:
+                std[t] = np.nan
+        output(channel, plane, window.start, mean, std)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tifffile
 
 from napari_stbn._blocks import pages
+from napari_stbn._raw_file import RawFile
 from napari_stbn._tiff_check import check_complete
 from napari_stbn._tiff_scale import imagej_metadata, imagej_resolution, ome_metadata, scale_of
 from napari_stbn.stack import Stack
@@ -27,7 +28,7 @@ _OME_TYPES: Final = (
 
 @dataclass(frozen=True, eq=False)
 class TiffArray:
-    """The image of a TIFF file that cannot be mapped into memory, read where it is indexed.
+    """The image of a TIFF file that does not lie there in one piece, read where it is indexed.
 
     The file is opened for each access and closed again: no handle stays open, and the array can
     be sent to another process.
@@ -37,6 +38,11 @@ class TiffArray:
     series: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
 
     def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
         """Read a part, as numpy would index it with numbers and slices."""
@@ -49,8 +55,11 @@ class TiffArray:
             ):
                 array = zarr.open_array(store, mode="r")
                 return np.asarray(array[index])
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self.path} is no longer there; was it moved, or its drive taken away? Bring it "
+                "back and start again."
+            ) from error
         except Exception as error:  # decoders raise a type each
             raise ValueError(
                 f"{self.path} cannot be decoded ({_one_line(error)}); it may be damaged: copy it "
@@ -88,11 +97,11 @@ def read_tiff(path: Path, axes: str | None, name: str) -> Stack:
         ) from error
     if dtype is None:
         raise ValueError(f"{path} holds no pixels; export it again from its source.")
-    array: TiffArray | npt.NDArray[Any]
+    array: TiffArray | RawFile
     if offset is None:
         array = TiffArray(path, number, tuple(shape), dtype)
     else:
-        array = np.memmap(path, dtype.newbyteorder(order), "r", offset, tuple(shape))
+        array = RawFile(path, offset, tuple(shape), dtype.newbyteorder(order))
     stack = Stack(
         array,
         axes,
@@ -113,6 +122,24 @@ def read_tiff(path: Path, axes: str | None, name: str) -> Stack:
 
 def write_tiff(path: Path, stack: Stack, *, ome: bool) -> None:
     """Write a stack as an ImageJ hyperstack where that can hold it, else as OME-TIFF."""
+    axes, options = _layout(stack, ome)
+    tifffile.imwrite(path, pages(stack, axes), **options)
+
+
+def create_tiff(path: Path, outline: Stack, *, ome: bool) -> tuple[RawFile, str]:
+    """A file as `write_tiff` writes it, to be filled; its array, and the axes of that."""
+    axes, options = _layout(outline, ome)
+    tifffile.imwrite(path, None, **options)
+    with tifffile.TiffFile(path) as tif:
+        series = tif.series[0]
+        if series.dataoffset is None:
+            raise ValueError(f"the frames of {outline.title} do not lie together in a TIFF file")
+        dtype = outline.dtype.newbyteorder(tif.byteorder)
+        return RawFile(path, series.dataoffset, options["shape"], dtype), axes
+
+
+def _layout(stack: Stack, ome: bool) -> tuple[str, dict[str, Any]]:
+    """Axes of a file, and what tifffile needs to know to write it."""
     imagej = not ome and stack.dtype.name in _IMAGEJ_TYPES and stack.nbytes < _CLASSIC_LIMIT
     if imagej and "S" in stack.axes:
         imagej = stack.dtype == np.uint8 and stack.size("S") in (3, 4)
@@ -126,19 +153,17 @@ def write_tiff(path: Path, stack: Stack, *, ome: bool) -> None:
     axes += "YXS" if "S" in stack.axes else "YX"
     shape = tuple(stack.size(axis) for axis in axes)
     described = imagej_metadata(stack) if imagej else ome_metadata(stack)
-    tifffile.imwrite(
-        path,
-        pages(stack, axes),
-        shape=shape,
-        dtype=stack.dtype,
-        imagej=imagej,
-        ome=not imagej,
-        bigtiff=not imagej and stack.nbytes > _CLASSIC_LIMIT,
-        photometric="rgb" if "S" in axes and shape[-1] in (3, 4) else "minisblack",
-        planarconfig="contig" if "S" in axes else None,
-        resolution=imagej_resolution(stack) if imagej else None,
-        metadata={"axes": axes, **described},
-    )
+    return axes, {
+        "shape": shape,
+        "dtype": stack.dtype,
+        "imagej": imagej,
+        "ome": not imagej,
+        "bigtiff": not imagej and stack.nbytes > _CLASSIC_LIMIT,
+        "photometric": "rgb" if "S" in axes and shape[-1] in (3, 4) else "minisblack",
+        "planarconfig": "contig" if "S" in axes else None,
+        "resolution": imagej_resolution(stack) if imagej else None,
+        "metadata": {"axes": axes, **described},
+    }
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from ._commands import OWN_OPTIONS, demo, denoise, info
@@ -44,14 +48,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     run: Callable[[argparse.Namespace], None] = options.run
     try:
-        run(options)
+        with _stopped_by_signals():
+            run(options)
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         print(f"napari-stbn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("napari-stbn: stopped; nothing was written", file=sys.stderr)
+        print(f"napari-stbn: stopped; nothing was written{_left(options)}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Take the end of a batch job (SIGTERM) as Ctrl-C is taken: temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _left(options: argparse.Namespace) -> str:
+    """How to go on with a run that was stopped."""
+    if options.run is not denoise:
+        return ""
+    path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    return "; --resume goes on from here" if path.exists() else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +114,14 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, help="denoise with this saved model instead of fitting"
     )
     command.add_argument(
-        "--checkpoint", type=Path, help="keep the state of the fit here; go on from it if it exists"
+        "--resume",
+        action="store_true",
+        help="go on with a run that did not end, where there is one",
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="keep the state of the run here instead of OUTPUT.fit; go on from it if it exists",
     )
     command.add_argument("--save-model", type=Path, help="keep the fitted model in this file")
     command.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Generator
 from dataclasses import asdict, replace
@@ -11,14 +12,24 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ._fit_parts import Average
+from ._file_output import FileOutput
+from ._fit_parts import Average, begun_fit
 from ._generators import last, relay
 from ._refinement import DENSE_METHODS, refine_flow
+from ._sampling import Sample, SampledStack, prepare_sample, scaling_pixels
 from ._saved_model import SavedModel
-from ._stack_inference import denoise_prepared
+from ._stack_inference import ArrayOutput, Output, denoise_prepared
 from ._start import FirstModel, first_model
+from ._streaming import (
+    Stream,
+    check_plan,
+    check_result,
+    denoise_stream,
+    exceeds,
+    memory_budget,
+)
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .estimates import check_training_memory, inference_seconds
@@ -26,12 +37,13 @@ from .flow import FLOW_METHODS, FlowMethod
 from .inference import denoise_frame
 from .network import STBN, STBNConfig
 from .precision import Precision, choose_precision
-from .preparation import KnownNoise, NoiseChoice, PreparedStack, prepare_stack
+from .preparation import KnownNoise, NoiseChoice, PreparedStack, measure_channels, prepare_stack
 from .presets import PRESETS, PresetName, choose_preset
 from .prior import Units
 from .result import (
     DenoiseResult,
     Progress,
+    StreamedResult,
     describe_stack,
     gather_flow,
     versions,
@@ -39,7 +51,7 @@ from .result import (
 from .stack import IntensityScaling, Stack
 from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
 
-__all__ = ["DenoiseResult", "Denoiser", "Progress", "denoise"]
+__all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
 _CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
 _REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
@@ -108,7 +120,10 @@ class Denoiser:
         precision: Precision | Literal["auto"] = "auto",
         start: str | PathLike[str] = "pretrained",
         correlation: CorrelationChoice = "auto",
+        memory_limit: float | None = None,
     ) -> None:
+        if memory_limit is not None and not memory_limit > 0:
+            raise ValueError(f"memory_limit must be more than 0 GB, got {memory_limit}")
         if preset != "auto" and preset not in PRESETS:
             raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
         if flow not in FLOW_METHODS:
@@ -128,7 +143,8 @@ class Denoiser:
         self.device = resolve_device(device)
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
-        self.precision, self.start, self.correlation = precision, start, correlation
+        self.precision, self.start, self.memory_limit = precision, start, memory_limit
+        self.correlation = correlation
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
@@ -225,24 +241,35 @@ class Denoiser:
         if time_budget is not None or max_steps is not None:
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
             plan = replace(plan, max_steps=limit, time_budget=time_budget)
-        check_training_memory(config, plan, stack, self.device, self._layer_precision(config))
+        memory, begun = memory_budget(self.memory_limit), begun_fit(checkpoint)
+        sample = None
+        if exceeds(stack, memory):
+            stack.check()
+            sample = Sample.of(stack, joint, memory, plan, self.seed)
+            check_plan(first.model.place(self.device), stack, memory)
+        outline = stack if sample is None else sample.outline(stack)
+        check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation = {}
-        self._refines = first.warm and self._will_refine(plan, first.model, stack)
-        prepared = yield from self._prepare(stack, joint, started, first.model)
+        if begun is None:
+            self._refines = first.warm and self._will_refine(plan, first.model, outline)
+        else:  # what was decided by the clock then
+            self._refines = first.warm and begun.refines and self.flow in DENSE_METHODS
+        prepared = yield from self._prepare(stack, joint, started, first.model, sample)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
             checks = min(plan.checks, max(4, int(plan.time_budget / _CHECK_EVERY)))
             left = max(
                 plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
             )
-            plan = replace(plan, time_budget=left, checks=checks)
+            plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
+        plan = replace(plan, refine="always" if self._refines else "never")  # for who goes on
         self._checks = plan.checks
         if first.note:
             prepared.notes.append(first.note)
         self.model, self._started_from = first.model.place(self.device), first.name
-        self._fitted_in = precision = self._layer_precision(config)
+        self._fitted_in = precision = begun.precision if begun else self._layer_precision(config)
         # The trial took a moment: who wants to cancel is asked before the next one.
         yield Progress("flow", 1.0, time.perf_counter() - started)
         generator = torch.Generator().manual_seed(self.seed)
@@ -300,33 +327,174 @@ class Denoiser:
 
         Parameters and errors are those of `denoise`.
         """
-        if self.model is None:
-            raise RuntimeError("there is no model yet: call fit() or load() first")
         started = time.perf_counter()
         stack = _as_stack(data, axes)
-        joint = self.model.config.channels > 1
-        if joint and stack.n_channels != self.model.config.channels:
-            raise ValueError(
-                f"the model denoises {self.model.config.channels} channels together, "
-                f"this stack has {stack.n_channels}"
+        model = self._fitted(stack)
+        joint = model.config.channels > 1
+        memory = memory_budget(self.memory_limit)
+        output = ArrayOutput(stack)
+        if exceeds(stack, memory):
+            check_result(stack, memory, self.has_uncertainty)
+            with tempfile.TemporaryDirectory(prefix="stbn-") as scratch:
+                described = yield from self._stream(stack, started, Path(scratch), output)
+            none = np.empty((0, 2, *stack.frame_shape), np.float32)
+            to_previous, to_next = none, none
+        else:
+            described = yield from self._prepare(stack, joint, started, model)
+            yield from relay(
+                denoise_prepared(model, described, output, self._layer_precision(model.config)),
+                lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
             )
-        prepared = yield from self._prepare(stack, joint, started, self.model)
-        means, stds = yield from relay(
-            denoise_prepared(self.model, prepared, self._layer_precision(self.model.config)),
-            lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
-        )
-        denoised = stack.assemble(means, np.float32)
-        to_previous, to_next = gather_flow(prepared)
+            to_previous, to_next = gather_flow(described)
+        denoised = stack.assemble(output.means, np.float32)
         return DenoiseResult(
             denoised=denoised,
-            uncertainty=stack.assemble(stds, np.float32) if stds else None,
+            uncertainty=stack.assemble(output.stds, np.float32) if output.stds else None,
             flow_to_previous=to_previous,
             flow_to_next=to_next,
-            noise=prepared.pixel_noise(),
-            correlation=dict(prepared.correlation),
+            noise=described.pixel_noise(),
+            correlation=dict(described.correlation),
             stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
-            report=self._report(prepared, time.perf_counter() - started),
+            report=self._report(described, time.perf_counter() - started),
         )
+
+    def streams(self, data: Stack | ArrayLike, *, axes: str | None = None) -> bool:
+        """Whether a run on this stack would take more than the memory limit.
+
+        Then the fit looks at parts of it, and its result is best written by `denoise_to`.
+        """
+        return exceeds(_as_stack(data, axes), memory_budget(self.memory_limit))
+
+    def denoise_to(
+        self,
+        data: Stack | ArrayLike,
+        path: str | PathLike[str],
+        *,
+        axes: str | None = None,
+        uncertainty: str | PathLike[str] | None = None,
+        dtype: DTypeLike = np.float32,
+        overwrite: bool = False,
+    ) -> StreamedResult:
+        """Denoise a stack of any length into a file, which appears when it is complete.
+
+        Parameters
+        ----------
+        data : Stack or array
+            dask, zarr and mapped arrays are read a few frames at a time.
+        path : path
+            ``.zarr`` is OME-Zarr with a pyramid of resolutions, ``.tif`` TIFF (BigTIFF beyond
+            4 GB), ``.npy`` the bare array.
+        axes : str, optional
+            Axes of a bare array; guessed when None.
+        uncertainty : path, optional
+            Write the posterior standard deviation to this file.
+        dtype : dtype-like, default float32
+            Of the denoised file; integers are rounded and clipped.
+        overwrite : bool, default False
+            Replace what is there, once the new file is complete.
+
+        Returns
+        -------
+        StreamedResult
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted or loaded yet.
+        FileExistsError, FileNotFoundError, PermissionError
+            See `napari_stbn.write`.
+        ValueError
+            If the data cannot be denoised or does not fit the model, there is no uncertainty, or
+            the format cannot hold the result.
+        OSError
+            If the drive is full; nothing that was there before is touched.
+        MemoryError
+            If even a few frames would not fit.
+        """
+        return last(
+            self.denoise_to_steps(
+                data, path, axes=axes, uncertainty=uncertainty, dtype=dtype, overwrite=overwrite
+            )
+        )
+
+    def denoise_to_steps(
+        self,
+        data: Stack | ArrayLike,
+        path: str | PathLike[str],
+        *,
+        axes: str | None = None,
+        uncertainty: str | PathLike[str] | None = None,
+        dtype: DTypeLike = np.float32,
+        overwrite: bool = False,
+    ) -> Generator[Progress, None, StreamedResult]:
+        """`denoise_to` as a generator: yields `Progress`, returns `StreamedResult`.
+
+        Closing it early removes what was written so far.
+        """
+        started = time.perf_counter()
+        stack = _as_stack(data, axes)
+        if uncertainty is not None and not self.has_uncertainty:
+            raise ValueError("there is no uncertainty without a noise model; leave it out")
+        stack.check()
+        path = Path(path)
+        spread = None if uncertainty is None else Path(uncertainty)
+        title = f"{stack.name} denoised".strip()
+        with FileOutput(stack, path, spread, dtype, overwrite=overwrite, name=title) as output:
+            described = yield from self._stream(stack, started, path.absolute().parent, output)
+            yield Progress("denoise", 1.0, time.perf_counter() - started)
+        report = {**self._report(described, time.perf_counter() - started), "streamed": True}
+        return StreamedResult(path, spread, described.pixel_noise(), report)
+
+    def _stream(
+        self, stack: Stack, started: float, scratch: Path, output: Output
+    ) -> Generator[Progress, None, PreparedStack]:
+        """Denoise into an output piece by piece; what is known of the stack."""
+        model = self._fitted(stack)
+        memory = memory_budget(self.memory_limit)
+        known = PreparedStack(
+            stack,
+            {},
+            dict(self.channel_noise),
+            dict(self.channel_scaling),
+            correlation=dict(self.channel_correlation),
+        )
+        if self._prepared is not None and self._prepared.stack is stack:
+            known.notes.extend(self._prepared.notes)
+        self._prepared = None  # its memory is needed
+        yield from relay(
+            measure_channels(known, self.noise, self.correlation, scaling_pixels(memory)),
+            lambda done: Progress("noise", done[1], time.perf_counter() - started),
+        )
+        self.channel_noise, self.channel_scaling = known.noise, known.scaling
+        self.channel_correlation = known.correlation
+        stream = Stream(
+            model=model,
+            known=known,
+            joint=model.config.channels > 1,
+            flow=self.flow,
+            refined=self._refines,
+            precision=self._layer_precision(model.config),
+            memory=memory,
+            scratch=scratch,
+        )
+        said = yield from relay(
+            denoise_stream(stream, output),
+            lambda done: Progress("denoise", done, time.perf_counter() - started),
+        )
+        known.notes.extend(said)
+        return known
+
+    def _fitted(self, stack: Stack) -> STBN:
+        """The model, if it can denoise this stack."""
+        if self.model is None:
+            raise RuntimeError("there is no model yet: call fit() or load() first")
+        channels = self.model.config.channels
+        if channels > 1 and stack.n_channels != channels:
+            raise ValueError(
+                f"the model denoises {channels} channels together, "
+                f"this stack has {stack.n_channels}"
+            )
+        return self.model
 
     def preview_steps(
         self,
@@ -359,8 +527,9 @@ class Denoiser:
         if prepared is None or model is None or not self.history:
             return None
         joint = model.config.channels > 1
-        movie = prepared.movies[0 if joint else channel, plane].crop(rows, columns)
-        look = denoise_frame(model, movie, frame, precision=self._fitted_in or "float32")
+        key = (0 if joint else channel, plane)
+        movie, at = prepared.around(key, frame, rows, columns)
+        look = denoise_frame(model, movie, at, precision=self._fitted_in or "float32")
         if average is not None:
             average.swap()
         try:
@@ -535,24 +704,34 @@ class Denoiser:
         }
 
     def _prepare(
-        self, stack: Stack, joint: bool, started: float, model: STBN
+        self,
+        stack: Stack,
+        joint: bool,
+        started: float,
+        model: STBN,
+        sample: Sample | None = None,
     ) -> Generator[Progress, None, PreparedStack]:
-        """Prepare a stack once; remember the noise and scaling that it was given."""
+        """Prepare a stack, or parts of it, once; remember its noise and scaling."""
         prepared = self._prepared
-        if prepared is not None and prepared.stack is stack:
+        parts = isinstance(prepared, SampledStack)  # of no use to denoise the whole
+        if prepared is not None and prepared.stack is stack and not parts:
             if not self._flow_is_of_start:
                 return prepared
         else:
             prepared = self._prepared = None  # free the last one first
-            steps = prepare_stack(
-                stack,
-                joint=joint,
-                noise=self.noise,
-                flow="none" if self._refines else self.flow,
-                known_noise=self.channel_noise,
-                known_scaling=self.channel_scaling,
-                correlation=self.correlation,
-                known_correlation=self.channel_correlation,
+            choices: dict[str, Any] = {
+                "joint": joint,
+                "noise": self.noise,
+                "flow": "none" if self._refines else self.flow,
+                "known_noise": self.channel_noise,
+                "known_scaling": self.channel_scaling,
+                "correlation": self.correlation,
+                "known_correlation": self.channel_correlation,
+            }
+            steps = (
+                prepare_stack(stack, **choices)
+                if sample is None
+                else prepare_sample(stack, sample, **choices)
             )
             prepared = yield from relay(
                 steps, lambda done: Progress(done[0], done[1], time.perf_counter() - started)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
 import psutil
 import torch
 
@@ -12,6 +17,12 @@ __all__ = [
     "release_cached",
     "resolve_device",
 ]
+
+_GROUP = Path("/sys/fs/cgroup")
+_CGROUPS = (  # version 2 and version 1: the limit, and what is taken
+    (_GROUP / "memory.max", _GROUP / "memory.current"),
+    (_GROUP / "memory/memory.limit_in_bytes", _GROUP / "memory/memory.usage_in_bytes"),
+)
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -53,10 +64,37 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be allocated on a device now."""
+    """Bytes that could be allocated on a device now.
+
+    On the side of the processor, what the system (``ulimit -v``) or its container or batch job
+    (cgroup) leaves to this process counts where that is less.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    free = [psutil.virtual_memory().available, *_left_by_limits()]
+    return max(0, int(min(free)))
+
+
+def _left_by_limits() -> Iterator[int]:
+    """Bytes left under each limit that is set for this process."""
+    if sys.platform == "linux":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit - psutil.Process().memory_info().vms
+        for most, taken in _CGROUPS:
+            with suppress(OSError, ValueError):  # no such group, or no limit ("max")
+                yield int(most.read_text()) - int(taken.read_text()) + _cached(most.parent)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of files that a cgroup's memory holds and would give back."""
+    for line in (group / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
 
 
 def available_devices() -> dict[str, str]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_stbn._blocks import blocks
+from napari_stbn._raw_file import RawFile
 from napari_stbn.stack import Stack
 
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
+__all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
 
-__all__ = ["READABLE", "WRITABLE", "check_writable", "read", "write"]
+Put = Callable[[int, int, int, npt.NDArray[Any]], None]
+# No room, more than the quota, larger than files may be
+_FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 _TIFF: Final = (".tif", ".tiff", ".btf", ".tf8")
 READABLE: Final = (*_TIFF, ".npy", ".zarr")
@@ -107,6 +113,10 @@ def write(path: str | os.PathLike[str], stack: Stack, *, overwrite: bool = False
         `path` exists and `overwrite` is not set, or it is a folder that is not a Zarr.
     FileNotFoundError
         The folder to write to does not exist.
+    PermissionError
+        Nothing can be written to that folder.
+    OSError
+        The drive is full.
     ValueError
         The ending is unknown, or the format cannot hold the data.
 
@@ -121,15 +131,90 @@ def write(path: str | os.PathLike[str], stack: Stack, *, overwrite: bool = False
     if 0 in stack.shape:
         raise ValueError(f"a stack of shape {stack.shape} holds no pixels; nothing was written.")
     writer = _writer(path)
+    with _appearing(path, overwrite) as partial:
+        writer(partial, stack)
+    return path
+
+
+@contextmanager
+def stream_to(
+    path: str | os.PathLike[str], outline: Stack, *, overwrite: bool = False
+) -> Iterator[Put]:
+    """Write a stack piece by piece, in any order; the file appears when the block ends.
+
+    Parameters
+    ----------
+    path, overwrite
+        As in `write`.
+    outline : Stack
+        Shape, axes, type and scale of what will be written; its pixels are not read.
+
+    Yields
+    ------
+    callable
+        ``put(channel, plane, start, frames)`` writes frames (T', Y, X) of one movie from `start`
+        on, of the type of `outline`.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, PermissionError, ValueError
+        As `write` does.
+    OSError
+        The drive is full.
+    """
+    path = Path(path)
+    check_writable(path, overwrite=overwrite)
+    ending = _ending(path)
+    with _appearing(path, overwrite) as partial:
+        if ending == ".zarr":
+            from napari_stbn._ome_zarr import create_ome_zarr
+
+            yield create_ome_zarr(partial, outline, name=_title(path)).put
+        elif ending == ".npy":
+            yield _putting(_create_npy(partial, outline), outline)
+        else:
+            from napari_stbn._tiff import create_tiff
+
+            file, axes = create_tiff(partial, outline, ome=path.name.lower().endswith(_OME_TIFF))
+            yield _putting(file, Stack(file, axes))
+
+
+def _putting(file: RawFile, outline: Stack) -> Put:
+    """A function that writes frames to their place in an uncompressed array."""
+    ordered = [letter for letter in outline.axes if letter in "TYX"]
+    order = ["TYX".index(letter) for letter in ordered]
+
+    def put(channel: int, plane: int, start: int, frames: npt.NDArray[Any]) -> None:
+        where = outline.index(channel, plane, T=slice(start, start + len(frames)))
+        file.write(where, frames.transpose(order))
+
+    return put
+
+
+@contextmanager
+def _appearing(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A name to write to; what is there takes the place of `path` when the block ends well."""
     partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
     try:
-        writer(partial, stack)
+        yield partial
         if not overwrite:
             check_writable(path, overwrite=False)  # someone else may have written meanwhile
         _replace(partial, path)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        raise OSError(
+            error.errno or errno.ENOSPC,
+            f"{path} could not be written because its drive, or your share of it, is full; make "
+            "room or choose another drive. Nothing that was there before was changed",
+        ) from error
     finally:
         _remove(partial)
-    return path
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether there was no room; numpy says so with numbers alone."""
+    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -144,7 +229,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
     Raises
     ------
-    FileExistsError, FileNotFoundError, ValueError
+    FileExistsError, FileNotFoundError, PermissionError, ValueError
         As `write` does.
     """
     path = Path(path)
@@ -156,6 +241,11 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"nothing can be written to the folder {path.parent}; choose another one, or ask its "
+            "owner."
+        )
     if not path.exists():
         return
     if not overwrite:
@@ -205,36 +295,47 @@ def _replace(partial: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
+    """Remove a file or folder if it is there and can be: its drive may be gone."""
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _read_npy(path: Path, axes: str | None, name: str) -> Stack:
-    """Map a ``.npy`` file into memory."""
+    """Open a ``.npy`` file."""
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        mapped = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise ValueError(
             f"{path} cannot be read as .npy: {' '.join(str(error).split()).rstrip('.')}. Is it "
             "truncated, another format, or an array of objects? Save it again with numpy.save."
         ) from error
-    return Stack(array, axes, name=name)
+    if not mapped.flags.c_contiguous:  # columns first, or nothing to be read
+        return Stack(mapped, axes, name=name)
+    return Stack(RawFile(path, mapped.offset, mapped.shape, mapped.dtype), axes, name=name)
+
+
+def _create_npy(path: Path, outline: Stack) -> RawFile:
+    """An array of zeros in a file."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(outline.dtype),
+        "fortran_order": False,
+        "shape": outline.shape,
+    }
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        offset = file.tell()
+        file.truncate(offset + outline.nbytes)
+    return RawFile(path, offset, outline.shape, outline.dtype)
 
 
 def _write_npy(path: Path, stack: Stack) -> None:
     """Write the bare array, block by block."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(stack.dtype),
-        "fortran_order": False,
-        "shape": stack.shape,
-    }
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, block in blocks(stack, stack.axes):
-            file.write(block.data)
+    array = _create_npy(path, stack)
+    for where, block in blocks(stack, stack.axes):
+        array.write(where, block)
 
 
 def _ending(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from napari_stbn._lazy import MovieView
 from napari_stbn._noise_camera import crude_camera, fit_camera
 from napari_stbn._noise_estimation import fit_line
 from napari_stbn._noise_law import ArrayT, Fusion, clip_below, floating, sqrt
@@ -91,7 +92,7 @@ class PoissonGaussianNoise(Fusion):
     @classmethod
     def estimate(
         cls,
-        movie: NDArray[Any],
+        movie: NDArray[Any] | MovieView,
         *,
         offset: float | None = None,
         read_noise: float | None = None,
@@ -170,7 +171,7 @@ class GaussianNoise(Fusion):
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}")
 
     @classmethod
-    def estimate(cls, movie: NDArray[Any]) -> Self:
+    def estimate(cls, movie: NDArray[Any] | MovieView) -> Self:
         """Return the root mean square noise over all pixels of a (T, Y, X) movie."""
         fit = estimate_noise(movie)
         counts = fit.bin_counts
@@ -252,14 +253,18 @@ def noise_from_dict(description: Mapping[str, Any]) -> PoissonGaussianNoise | Ga
 
 
 def estimate_noise(
-    movie: NDArray[Any], *, offset: float | None = None, read_noise: float | None = None
+    movie: NDArray[Any] | MovieView,
+    *,
+    offset: float | None = None,
+    read_noise: float | None = None,
 ) -> NoiseFit:
     """Estimate shot noise and read noise of a movie from the movie itself.
 
     Parameters
     ----------
-    movie : ndarray, shape (T, Y, X) [counts]
-        Any integer or float type and scale; NaN and infinite pixels are ignored.
+    movie : ndarray or MovieView, shape (T, Y, X) [counts]
+        Any integer or float type and scale; NaN and infinite pixels are ignored. Of a large movie
+        a few windows are read.
     offset : float, optional [counts]
         Value of a pixel without light. Otherwise the darkest background level stands for it.
     read_noise : float, optional [photoelectrons rms]
@@ -283,7 +288,8 @@ def estimate_noise(
     darkest background counts as read noise then. Without a significant slope the variance is
     taken as constant, with a gain too small to matter.
     """
-    movie = np.asarray(movie)
+    if not isinstance(movie, MovieView):
+        movie = np.asarray(movie)
     check_movie(movie)
     if read_noise is not None and not 0.0 <= read_noise < math.inf:
         raise ValueError(f"read_noise must be 0 or more, got {read_noise}")

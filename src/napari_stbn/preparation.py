@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ._generators import relay
+from ._lazy import MovieView
 from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
 from .flow import Flow, FlowMethod, whole_flow
 from .noise import GaussianNoise, NoiseModel, PoissonGaussianNoise, estimate_noise
@@ -28,18 +29,25 @@ __all__ = [
     "Index",
     "KnownNoise",
     "NoiseChoice",
+    "Phase",
     "PreparedMovie",
     "PreparedStack",
     "fill_defects",
+    "measure_channels",
+    "movie_groups",
     "network_scaling",
     "prepare_movie",
     "prepare_stack",
+    "read_filled",
+    "said_of",
 ]
 
 Index = tuple[int, int]  # channel, plane
+Phase = Literal["noise", "flow"]
 KnownNoise = PoissonGaussianNoise | GaussianNoise | None
 NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
 _PLANES_MEASURED = 5  # planes of a z-stack that noise and scaling are measured on
+_SHORTEST_RUN = 8  # frames of a large movie that shared noise is measured on at least
 _PIXELS_SCALED = 2**23  # that the scaling is measured on; frames are left out where there are more
 
 
@@ -112,7 +120,7 @@ def fill_defects(
         )
         filled[t] = filled[t][tuple(nearest)]
     good = np.flatnonzero(measured)
-    for t in np.flatnonzero(~measured):
+    for t in np.flatnonzero(~measured) if good.size else ():  # a piece of a movie may have none
         filled[t] = filled[good[np.abs(good - t).argmin()]]
     return filled, valid
 
@@ -179,7 +187,8 @@ class PreparedStack:
     ----------
     stack : Stack
     movies : dict of (channel, plane) to PreparedMovie
-        Joint channels share one entry, under channel 0.
+        Joint channels share one entry, under channel 0. Parts of a stack that is too large to be
+        prepared as a whole have more numbers in their keys (`napari_stbn._sampling`).
     noise : dict of int to noise model or None
         Of each channel.
     scaling : dict of int to IntensityScaling
@@ -192,7 +201,7 @@ class PreparedStack:
     """
 
     stack: Stack
-    movies: dict[Index, PreparedMovie]
+    movies: dict[tuple[int, ...], PreparedMovie]
     noise: dict[int, KnownNoise]
     scaling: dict[int, IntensityScaling]
     notes: list[str] = field(default_factory=list)
@@ -207,6 +216,20 @@ class PreparedStack:
                 noise[channel] = correlation.pixel_noise(model)
         return noise
 
+    def around(
+        self, key: Index, frame: int, rows: slice, columns: slice
+    ) -> tuple[PreparedMovie, int]:
+        """A movie in which one frame and its neighbours can be looked at, and that frame's place.
+
+        Parameters
+        ----------
+        key : (channel, plane)
+        frame : int
+        rows, columns : slice
+            Part of the frames [px].
+        """
+        return self.movies[key].crop(rows, columns), frame
+
 
 def prepare_stack(
     stack: Stack,
@@ -218,7 +241,7 @@ def prepare_stack(
     known_scaling: Mapping[int, IntensityScaling],
     correlation: CorrelationChoice = "off",
     known_correlation: Mapping[int, NoiseCorrelation | None] | None = None,
-) -> Generator[tuple[Literal["noise", "flow"], float], None, PreparedStack]:
+) -> Generator[tuple[Phase, float], None, PreparedStack]:
     """Measure the noise of every channel, the flow of every movie, and convert to network units.
 
     Parameters
@@ -260,20 +283,10 @@ def prepare_stack(
         dict(known_scaling),
         correlation=dict(known_correlation or {}),
     )
-    for channel in range(stack.n_channels):
-        if channel in prepared.noise:
-            _say_filter(prepared, channel)
-        else:
-            yield from relay(
-                _measure_channel(prepared, channel, noise, correlation),
-                partial(_share, "noise", channel, stack.n_channels),
-            )
-        yield "noise", (channel + 1) / stack.n_channels
-    groups: dict[Index, list[Index]] = {}
-    for channel, plane in stack.indices():
-        groups.setdefault((0 if joint else channel, plane), []).append((channel, plane))
+    yield from measure_channels(prepared, noise, correlation)
+    groups = movie_groups(stack, joint)
     for number, (key, members) in enumerate(groups.items()):
-        filled, valid = _read(prepared, members)
+        filled, valid = read_filled(prepared, members)
         both = yield from relay(
             whole_flow(sum(filled[1:], filled[0]), flow),
             partial(_share, "flow", number, len(groups)),
@@ -284,26 +297,80 @@ def prepare_stack(
     return prepared
 
 
-def _read(
-    prepared: PreparedStack, members: Sequence[Index]
+def movie_groups(stack: Stack, joint: bool) -> dict[Index, list[Index]]:
+    """What is denoised together: (channel, plane) of the movies, under that of the first."""
+    groups: dict[Index, list[Index]] = {}
+    for channel, plane in stack.indices():
+        groups.setdefault((0 if joint else channel, plane), []).append((channel, plane))
+    return groups
+
+
+def measure_channels(
+    prepared: PreparedStack,
+    choice: NoiseChoice,
+    look: CorrelationChoice = "off",
+    pixels: int | None = None,
+) -> Generator[tuple[Phase, float], None, None]:
+    """Noise model and scaling of every channel that has none yet; reads a part of the stack.
+
+    Parameters
+    ----------
+    prepared : PreparedStack
+        Gets them.
+    choice, look
+        `noise` and `correlation` of `prepare_stack`.
+    pixels : int, optional
+        That shared noise and scaling are measured on, at most; all movies are read when None.
+    """
+    count = prepared.stack.n_channels
+    for channel in range(count):
+        if channel in prepared.noise:
+            _say_filter(prepared, channel)
+        else:
+            yield from relay(
+                _measure_channel(prepared, channel, choice, look, pixels),
+                partial(_share, "noise", channel, count),
+            )
+        yield "noise", (channel + 1) / count
+
+
+def read_filled(
+    prepared: PreparedStack,
+    members: Sequence[Index],
+    *,
+    frames: slice | None = None,
+    rows: slice | None = None,
+    columns: slice | None = None,
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:
-    """The channels of one movie with defects filled, and where all of them were measured."""
+    """The channels of one movie with defects filled, and where all of them were measured.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to denoise in a channel.
+    """
     stack = prepared.stack
-    filled, valid = [], np.ones((stack.n_frames, *stack.frame_shape), bool)
+    filled: list[NDArray[np.float32]] = []
+    valid: NDArray[np.bool_] | None = None
     for channel, plane in members:
-        movie = stack.movie(channel, plane)
-        validate_movie(movie, what=_title(stack, channel, plane))
+        movie = stack.movie(channel, plane, frames=frames, rows=rows, columns=columns)
+        validate_movie(movie, what=MovieView(stack, channel, plane).title)
         defects = inspect_movie(movie)
-        where = "" if len(stack.indices()) == 1 else f"Channel {channel}, plane {plane}: "
-        prepared.notes.extend(where + sentence for sentence in defects.sentences())
+        prepared.notes.extend(said_of(stack, (channel, plane), defects))
         channel_filled, channel_valid = fill_defects(movie, defects)
         correlation = prepared.correlation.get(channel)
         filled.append(channel_filled if correlation is None else correlation.whiten(channel_filled))
-        valid &= channel_valid
+        valid = channel_valid if valid is None else valid & channel_valid
+    if valid is None:
+        raise ValueError("a movie has at least one channel")
     return filled, valid
 
 
-Phase = Literal["noise", "flow"]
+def said_of(stack: Stack, index: Index, defects: MovieDefects) -> list[str]:
+    """Sentences about the defects of one movie of a stack."""
+    channel, plane = index
+    where = "" if len(stack.indices()) == 1 else f"Channel {channel}, plane {plane}: "
+    return [where + sentence for sentence in defects.sentences()]
 
 
 def _share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phase, float]:
@@ -312,18 +379,26 @@ def _share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phas
 
 
 def _measure_channel(
-    prepared: PreparedStack, channel: int, choice: NoiseChoice, look: CorrelationChoice
+    prepared: PreparedStack,
+    channel: int,
+    choice: NoiseChoice,
+    look: CorrelationChoice,
+    pixels: int | None,
 ) -> Generator[float, None, None]:
     """Noise, its correlation, and scaling of a channel, from planes spread over the stack."""
     stack = prepared.stack
     spread = np.linspace(0, stack.n_planes - 1, min(_PLANES_MEASURED, stack.n_planes))
     planes = sorted({round(float(plane)) for plane in spread})
-    movies = [stack.movie(channel, plane) for plane in planes]
-    for movie, plane in zip(movies, planes, strict=True):
-        validate_movie(movie, what=_title(stack, channel, plane))
+    views = [MovieView(stack, channel, plane) for plane in planes]
+    for view in views:
+        validate_movie(view, what=view.title)
+    movies: list[NDArray[Any] | MovieView] = list(views)
     correlation = None
     if look != "off":
-        correlation = yield from _make_white(movies)
+        arrays = [view[_run(view, len(views), pixels)] for view in views]
+        correlation = yield from _make_white(arrays)
+        if correlation is not None:
+            movies = list(arrays)
     prepared.correlation[channel] = correlation
     _say_filter(prepared, channel)
     noise: KnownNoise
@@ -343,13 +418,25 @@ def _measure_channel(
         noise = choice
         if correlation is not None and noise is not None:
             noise = correlation.white_noise(noise)
-    every = max(1, math.ceil(sum(movie.size for movie in movies) / _PIXELS_SCALED))
-    values = np.stack([movie[::every] for movie in movies]).astype(np.float32)
+    most = _PIXELS_SCALED if pixels is None else pixels
+    every = max(1, math.ceil(sum(movie.size for movie in movies) / most))
+    picked = len(movies) * len(range(0, len(movies[0]), every)) * math.prod(stack.frame_shape)
+    thin = max(1, math.ceil(picked / most))  # rows of frames that are larger than that by one
+    values = np.stack([movie[::every, ::thin] for movie in movies]).astype(np.float32)
     values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
     prepared.noise[channel] = noise
     prepared.scaling[channel] = network_scaling(
         values if noise is None else noise.stabilize(values)
     )
+
+
+def _run(view: MovieView, count: int, pixels: int | None) -> slice:
+    """Consecutive frames from the middle of a movie, so that `count` such hold so many pixels."""
+    if pixels is None:
+        return slice(None)
+    length = max(_SHORTEST_RUN, pixels // (count * math.prod(view.shape[1:])))
+    first = max(0, (len(view) - length) // 2)
+    return slice(first, first + length)
 
 
 def _say_filter(prepared: PreparedStack, channel: int) -> None:
@@ -396,10 +483,3 @@ def network_scaling(stable: NDArray[Any]) -> IntensityScaling:
     mean, std = float(inside.mean()), float(inside.std())
     scale = spread.scale * std if std > 0 else 1.0
     return IntensityScaling(spread.offset + spread.scale * mean, scale)
-
-
-def _title(stack: Stack, channel: int, plane: int) -> str:
-    """What to call one movie of a stack in a sentence."""
-    if len(stack.indices()) == 1:
-        return stack.title
-    return f"{stack.title}, channel {channel}, plane {plane},"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from .training import TrainingStep
 __all__ = [
     "DenoiseResult",
     "Progress",
+    "StreamedResult",
     "describe_stack",
     "gather_flow",
     "versions",
@@ -59,7 +61,8 @@ class DenoiseResult:
     uncertainty : ndarray, float32 [user's units], or None
         Posterior standard deviation of every pixel; None without a noise model.
     flow_to_previous, flow_to_next : ndarray, float32 [px], ordered (dx, dy)
-        Shape (T - 1, 2, Y, X) for a single movie, else (channels, planes, T - 1, 2, Y, X).
+        Shape (T - 1, 2, Y, X) for a single movie, else (channels, planes, T - 1, 2, Y, X). Of no
+        pair, shape (0, 2, Y, X), where the stack was too large to keep it.
     noise : dict of int to noise model or None
         Of each channel: of a pixel as recorded, without offsets of whole lines.
     stack : Stack
@@ -78,6 +81,28 @@ class DenoiseResult:
     stack: Stack
     report: dict[str, Any] = field(default_factory=dict)
     correlation: Mapping[int, NoiseCorrelation | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StreamedResult:
+    """A denoised stack that was written to files as it was made.
+
+    Attributes
+    ----------
+    path : Path
+        Of the denoised stack; `napari_stbn.read` opens it without loading it.
+    uncertainty : Path or None
+        Of the posterior standard deviation, where it was asked for.
+    noise : dict of int to noise model or None
+        Of each channel.
+    report : dict
+        As in `DenoiseResult`.
+    """
+
+    path: Path
+    uncertainty: Path | None
+    noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def gather_flow(

@@ -29,7 +29,7 @@ class RunSettings:
 
     Attributes
     ----------
-    preset, device, noise, correlation, flow, channels, start, seed, precision
+    preset, device, noise, correlation, flow, channels, start, seed, precision, memory_limit
         As in `napari_stbn.Denoiser`.
     time_budget
         Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps` is
@@ -96,6 +96,14 @@ class RunSettings:
         Precision | Literal["auto"],
         {"label": "Precision", "tooltip": "of the inner layers while fitting"},
     ] = "auto"
+    memory_limit: Annotated[
+        float | None,
+        {
+            "label": "Memory limit [GB]",
+            "min": 0.001,
+            "tooltip": "a larger run goes piece by piece; six tenths of what is free when left out",
+        },
+    ] = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,6 +126,7 @@ class RunSettings:
             channels=self.channels,
             precision=self.precision,
             start=self.start,
+            memory_limit=self.memory_limit,
         )
 
     def training_config(self, preset: PresetName | None = None) -> TrainingConfig:

@@ -226,7 +226,13 @@ class Stack:
         check_frame_size(self.frame_shape, self.title)
 
     def movie(
-        self, channel: int = 0, plane: int = 0, *, frames: slice | None = None
+        self,
+        channel: int = 0,
+        plane: int = 0,
+        *,
+        frames: slice | None = None,
+        rows: slice | None = None,
+        columns: slice | None = None,
     ) -> npt.NDArray[Any]:
         """Read one movie.
 
@@ -234,8 +240,8 @@ class Stack:
         ----------
         channel, plane : int
             Which one, from 0; see `indices`.
-        frames : slice, optional
-            Read only these frames.
+        frames, rows, columns : slice, optional
+            Read only these.
 
         Returns
         -------
@@ -251,7 +257,7 @@ class Stack:
         """
         if self.n_frames < 2:
             raise ValueError(one_frame(self.title, self.n_frames))
-        index = self._index(channel, plane, frames or slice(None))
+        index = self.index(channel, plane, T=frames, Y=rows, X=columns)
         selected = np.asarray(self.array[index])
         kept = [a for a, i in zip(self.axes, index, strict=True) if isinstance(i, slice)]
         ordered = selected.transpose([kept.index(a) for a in "TYX"])
@@ -303,7 +309,7 @@ class Stack:
             letters = "TYX"[-movie.ndim :]
             ordered = movie.transpose([letters.index(a) for a in frame_axes])
             same = dtype is None or movie.dtype == result.dtype
-            index = self._index(channel, plane, slice(None))
+            index = self.index(channel, plane)
             result[index] = ordered if same else cast_like(ordered, result.dtype)
         return result
 
@@ -331,8 +337,20 @@ class Stack:
             name=self.name if name is None else name,
         )
 
-    def _index(self, channel: int, plane: int, frames: slice) -> tuple[int | slice, ...]:
-        """Index of one movie in `array`, with a number for each of C, Z and S."""
+    def index(self, channel: int, plane: int, **parts: slice | None) -> tuple[int | slice, ...]:
+        """Index of one movie in `array`, with a number for each of C, Z and S.
+
+        Parameters
+        ----------
+        channel, plane : int
+        **parts : slice, optional
+            Of T, Y and X; all where left out.
+
+        Raises
+        ------
+        IndexError
+            There is no such channel or plane.
+        """
         for word, got, count in (
             ("channel", channel, self.n_channels),
             ("plane", plane, self.n_planes),
@@ -340,5 +358,7 @@ class Stack:
             if not 0 <= got < count:
                 raise IndexError(f"{word} must be from 0 to {count - 1}, got {got}.")
         colour, sample = divmod(channel, self.size("S"))
-        where: dict[str, int | slice] = {"C": colour, "S": sample, "Z": plane, "T": frames}
-        return tuple(where.get(axis, slice(None)) for axis in self.axes)
+        where: dict[str, int | slice | None] = {"C": colour, "S": sample, "Z": plane, **parts}
+        return tuple(
+            slice(None) if (part := where.get(axis)) is None else part for axis in self.axes
+        )

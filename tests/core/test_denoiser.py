@@ -276,7 +276,7 @@ def test_a_fit_larger_than_memory_is_refused_before_it_starts(noisy: Array) -> N
     # One number seen a billion times: a movie of a terabyte that takes no memory here.
     huge = Stack(np.broadcast_to(noisy[0, 0, 0], (1000, 100_000, 10_000)), "TYX")
     started = time.perf_counter()
-    with pytest.raises(MemoryError, match=re.escape("preparing this stack needs about")):
+    with pytest.raises(MemoryError, match="denoising frames of 100000 x 10000 needs"):
         next(tiny().fit_steps(huge, training=FEW))
     assert time.perf_counter() - started < 2
 

@@ -153,11 +153,12 @@ def test_lazy_input_is_written_without_loading_it(
     assert 0 < largest <= 2000
 
 
-def test_uncompressed_tiff_is_mapped_and_compressed_is_read_in_parts(tmp_path: Path) -> None:
+def test_tiff_is_read_in_parts(tmp_path: Path) -> None:
     truth = numbered((6, 64, 64))
     tifffile.imwrite(tmp_path / "plain.tif", truth, imagej=True, metadata={"axes": "TYX"})
     plain = read(tmp_path / "plain.tif")
-    assert isinstance(plain.array, np.memmap)
+    assert not isinstance(plain.array, np.ndarray)  # a mapped file that is cut off kills
+    np.testing.assert_array_equal(plain.movie(frames=slice(2, 5)), truth[2:5], strict=True)
     np.testing.assert_array_equal(plain.movie(), truth, strict=True)
     tifffile.imwrite(tmp_path / "zip.tif", truth, compression="zlib", metadata={"axes": "TYX"})
     packed = read(tmp_path / "zip.tif")

@@ -77,5 +77,5 @@ def test_a_truncated_file_is_said(tmp_path: Path) -> None:
 
 def test_a_model_is_no_state_of_a_fit(tmp_path: Path) -> None:
     path = denoiser().fit(MOVIE, axes="TYX", max_steps=1).save(tmp_path / "m.stbn")
-    with pytest.raises(ValueError, match="state of another fit"):
+    with pytest.raises(ValueError, match="holds no state of a fit"):
         denoiser().fit(MOVIE, axes="TYX", max_steps=30, checkpoint=path)

@@ -53,6 +53,13 @@ def main_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Unfinished fits are kept in a folder of the test, not in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_names, **_options: folder)
+
+
 @pytest.fixture
 def plugin(npe2pm: Any, plugin_settings: None) -> Iterator[Any]:
     """Our manifest as the only plugin; its settings live in this test's folder."""

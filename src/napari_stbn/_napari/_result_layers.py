@@ -85,7 +85,7 @@ def result_layers(
     layers = [finish(_denoised_layer(source, result.denoised), "denoised")]
     if uncertainty and result.uncertainty is not None:
         layers.append(finish(_uncertainty_layer(source, result.uncertainty), "uncertainty"))
-    if flow:
+    if flow and len(result.flow_to_next):  # a stack in pieces keeps none
         arrows = flow_vectors(result.flow_to_next, source, density=flow_density)
         layers.append(finish(arrows, "flow"))
         cells = arrows.metadata[FLOW_KEY]

@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from napari_stbn._unfinished import Unfinished
     from napari_stbn.denoiser import Denoiser
     from napari_stbn.result import DenoiseResult, Progress
     from napari_stbn.settings import RunSettings
@@ -30,13 +32,16 @@ __all__ = [
     "Request",
     "RunProgress",
     "View",
+    "has_unfinished",
     "load_ahead",
     "run_steps",
     "threads",
     "threads_for",
+    "unfinished_run",
 ]
 
 _LOOK_SHARE = 0.1  # of the time goes into looks at the frame on the screen
+_FORGOTTEN_AFTER = 30 * 24 * 3600.0  # s: what a crash left is removed then
 _LOOK_PIXELS = 256 * 256  # of a frame are looked at on a CPU
 
 
@@ -171,12 +176,16 @@ class Request:
         Denoise with it instead of fitting.
     threads : int
         Threads of the numbers on the CPU; 0 leaves one core to the screen.
+    unfinished : {"forget", "resume"}, optional
+        Keep the state of the fit in the user's cache folder until the run is done, and begin anew
+        or go on with what an earlier one left there. Nothing is kept when None.
     """
 
     stack: Stack
     settings: RunSettings
     model: Denoiser | None = None
     threads: int = 0
+    unfinished: Literal["forget", "resume"] | None = None
 
 
 def run_steps(request: Request, controls: Controls) -> Generator[RunProgress | Look, None, Outcome]:
@@ -220,14 +229,24 @@ class _Run:
         self.rate: tuple[int, float] | None = None  # step and time of work at the last report
 
     def steps(self) -> Generator[RunProgress | Look, None, Outcome]:
-        if self.request.model is None:
-            fit = self.request.settings.fit_steps(self.denoiser, self.request.stack)
+        left = self._left()
+        model = None if left is None else left.model(self.request.settings.device)
+        if model is not None:
+            self.denoiser = model
+        elif self.request.model is None:
+            fit = self.request.settings.fit_steps(
+                self.denoiser, self.request.stack, checkpoint=None if left is None else left.path
+            )
             try:
                 yield from self._follow(fit, stoppable=True)
             finally:
                 fit.close()
             if self.controls.cancelled or not self.denoiser.history:
+                if left is not None:
+                    left.remove()  # a person has thrown it away
                 return Outcome()  # also where it was stopped before there was anything to keep
+            if left is not None:
+                left.keep(self.denoiser)
         denoise = self.denoiser.denoise_steps(self.request.stack)
         try:
             result = yield from self._follow(denoise, stoppable=False)
@@ -235,8 +254,20 @@ class _Run:
             denoise.close()
         if self.controls.cancelled or result is None:
             return Outcome()
+        if left is not None:
+            left.remove()
         self.denoiser.release()
         return Outcome(self.denoiser, result)
+
+    def _left(self) -> Unfinished | None:
+        """The file of this run, emptied unless it is to go on; None where none is kept."""
+        request = self.request
+        if request.unfinished is None or request.model is not None:
+            return None
+        left = unfinished_run(request.stack, request.settings)
+        if request.unfinished == "forget":
+            left.remove()
+        return left
 
     def _follow(
         self, steps: Generator[Progress, None, Any], *, stoppable: bool
@@ -314,6 +345,32 @@ class _Run:
         if image is not None:
             shown = View(view.frame, view.channel, view.plane, rows, columns)
             yield Look(shown, image)
+
+
+def unfinished_run(stack: Stack, settings: RunSettings) -> Unfinished:
+    """The file in the user's cache folder from which this run could go on; reads some frames."""
+    from napari_stbn._unfinished import Unfinished, run_key
+
+    key = run_key(stack, settings)
+    return Unfinished(_unfinished_folder() / f"{key}.fit", key)
+
+
+def has_unfinished(stack: Stack, settings: RunSettings) -> bool:
+    """Whether there is such a file; where there is none at all, nothing is read."""
+    return any(_unfinished_folder().iterdir()) and unfinished_run(stack, settings).exists()
+
+
+def _unfinished_folder() -> Path:
+    """Where unfinished runs are kept; old ones are removed."""
+    from platformdirs import user_cache_path
+
+    folder = Path(user_cache_path("napari-stbn", appauthor=False)) / "unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        with suppress(OSError):  # another process may have removed it
+            if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER:
+                old.unlink()
+    return folder
 
 
 def _inside(span: tuple[int, int], length: int) -> tuple[int, int]:

@@ -148,6 +148,7 @@ class Form(Container[Any]):
         self.buttons = {
             name: PushButton(name=name, text=text, tooltip=tip)
             for name, text, tip in (
+                ("resume", "Resume unfinished fit", "of this movie and settings: it broke off"),
                 ("load", "Load model…", "a .stbn file; or drop it on the viewer"),
                 ("save", "Save model…", "keep the fitted model in a .stbn file"),
                 ("apply", "Denoise with this model", "without a fit"),
@@ -170,10 +171,13 @@ class Form(Container[Any]):
         fill_dock(
             self.native,
             [
-                *(self.choices, self.details, self.about.native, self.run.native, *lines),
+                *(self.choices, self.details, self.about.native),
+                *(self.buttons["resume"].native, self.run.native, *lines),
                 *(self.hint.native, self.buttons["defaults"].native),
             ],
         )
+
+        self.buttons["resume"].native.setVisible(False)
 
     def reset_choices(self, *_args: Any) -> None:
         """Offer the layers that there are now; napari calls it when they change."""
@@ -220,6 +224,7 @@ class Form(Container[Any]):
             channels=self.advanced["joint"].value,
             seed=self.advanced["seed"].value,
             precision=self.advanced["precision"].value,
+            memory_limit=self.advanced["memory_limit"].value or None,
             training=changed,
         )
 
@@ -249,6 +254,7 @@ class Form(Container[Any]):
             self.advanced["joint"].value = settings.channels
             self.advanced["seed"].value = settings.seed
             self.advanced["precision"].value = settings.precision
+            self.advanced["memory_limit"].value = settings.memory_limit or 0
             config = settings.training_config()
             for name, row in self.training.items():
                 row.value = getattr(config, name)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.estimates import RunEstimate, estimate_run
 from napari_stbn.noise import NoiseFit
 from napari_stbn.preparation import fill_defects
 from napari_stbn.stack import inspect_movie
+
+from ._run import has_unfinished
 
 if TYPE_CHECKING:
     from napari_stbn.settings import RunSettings
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspection", "inspect_stack"]
 
+_logger = logging.getLogger(__name__)
 # What is read of a movie: enough for the noise to a few per cent, and quick.
 _FRAMES, _SIDE = 24, 192
 _STILL = 1e-12  # of the mean square: frames that differ by less are copies of each other
@@ -36,11 +41,14 @@ class Inspection:
         None where the run would not fit into memory.
     warnings : tuple of str
         What the user should know before the run.
+    unfinished : bool
+        Whether an earlier run with these settings broke off and can go on.
     """
 
     noise: NoiseFit | None
     estimate: RunEstimate | None
     warnings: tuple[str, ...] = ()
+    unfinished: bool = False
 
 
 def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
@@ -60,7 +68,14 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     estimate = None
     try:
         estimate = estimate_run(stack, settings.preset, settings.device)
-        if estimate.bytes > estimate.free:
+        limit = memory_budget(settings.memory_limit)
+        if exceeds(stack, limit):
+            check_result(stack, limit, settings.noise is not None)
+            warnings.append(
+                "This is larger than the memory that a run may take: it is read piece by piece, "
+                "and the fit looks at parts of it."
+            )
+        elif estimate.bytes > estimate.free:
             warnings.append(
                 f"This needs about {estimate.bytes / 1e9:.1f} GB, {estimate.free / 1e9:.1f} GB are "
                 "free: choose a region, fewer planes or a smaller preset."
@@ -78,7 +93,12 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             warnings += filter(None, [shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
-    return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)))
+    left = False
+    try:
+        left = has_unfinished(stack, settings)
+    except (ValueError, OSError) as error:  # no such frames, or no cache folder
+        _logger.debug("no look for unfinished runs: %s", error)
+    return Inspection(noise, estimate, tuple(dict.fromkeys(warnings)), left)
 
 
 def _is_still(movie: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:

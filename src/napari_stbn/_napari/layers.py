@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_stbn._lazy import lazy_part
 from napari_stbn._napari._axes_of_layers import (
     as_image,
     check_layer_axes,
@@ -17,7 +17,7 @@ from napari_stbn._napari._axes_of_layers import (
 from napari_stbn._napari._placement import physical_scale
 from napari_stbn._napari._regions import Region, shapes_region, visible_region
 from napari_stbn._napari._result_layers import result_layers
-from napari_stbn.stack import MIN_SIDE, ArrayLike, Stack
+from napari_stbn.stack import MIN_SIDE, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def layer_stack(
     pixel_size, interval = physical_scale(image, letters)
     steps = {letter: part.step or 1 for letter, part in parts.items()}
     stack = Stack(
-        _part(data, shape, selection),
+        lazy_part(data, selection),
         letters,
         pixel_size={axis: size * steps[axis] for axis, size in pixel_size.items()},
         frame_interval=interval,
@@ -155,59 +155,3 @@ def _evenly(chosen: Sequence[int], count: int, word: str, title: str) -> slice:
             f"{', '.join(map(str, positions))}; denoise the others in a second run."
         )
     return slice(positions[0], positions[-1] + 1, gaps.pop())
-
-
-def _part(data: Any, shape: tuple[int, ...], selection: tuple[slice, ...]) -> ArrayLike:
-    """Select without reading: numpy and dask slice lazily, all else is wrapped."""
-    taken = tuple(range(n)[part] for n, part in zip(shape, selection, strict=True))
-    array: ArrayLike
-    if all(len(positions) == n for positions, n in zip(taken, shape, strict=True)):
-        array = data
-    elif isinstance(data, np.ndarray) or hasattr(data, "__dask_graph__"):
-        array = data[selection]
-    else:
-        array = _LazyPart(data, taken)
-    return array
-
-
-class _LazyPart:
-    """Part of an array that reads as soon as it is sliced, as zarr and HDF5 do."""
-
-    def __init__(self, array: ArrayLike, taken: tuple[range, ...]) -> None:
-        self._array, self._taken = array, taken
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return tuple(len(positions) for positions in self._taken)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self._taken)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
-        dtype: np.dtype[Any] = np.dtype(self._array.dtype)
-        return dtype
-
-    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
-        """Read this part of the part; whole numbers and forward slices, as `Stack` uses them."""
-        given = index if isinstance(index, tuple) else (index,)
-        if len(given) > self.ndim:
-            raise IndexError(f"expected at most {self.ndim} whole numbers and slices, got {index}")
-        given = given + (slice(None),) * (self.ndim - len(given))
-        inner = []
-        for positions, wanted in zip(self._taken, given, strict=True):
-            chosen = positions[wanted]
-            if isinstance(chosen, range):
-                chosen = slice(chosen.start, chosen.stop, chosen.step)
-            inner.append(chosen)
-        return np.asarray(self._array[tuple(inner)])
-
-    def __array__(
-        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
-    ) -> npt.NDArray[Any]:
-        """Read it all."""
-        return np.array(self[()], dtype=dtype)

@@ -81,6 +81,7 @@ def start_denoising(
     flow_density: int = 16,
     threads: int = 0,
     preview: bool = False,
+    unfinished: Literal["forget", "resume"] | None = None,
     **choices: Any,
 ) -> DenoisingJob:
     """Denoise a layer in the background.
@@ -111,6 +112,10 @@ def start_denoising(
         Threads of the computation on the CPU; 0 leaves a core to the screen.
     preview : bool, default False
         Show the frame on the screen as the fit sees it by now.
+    unfinished : {"forget", "resume"}, optional
+        Keep the state of the fit in the user's cache folder until the run is done; begin anew, or
+        go on with what an earlier run of the same movie and settings left there when it broke off.
+        Nothing is kept when None.
     **choices
         Fields of `napari_stbn.RunSettings`, such as ``time_budget=60`` or ``preset="best"``.
 
@@ -124,9 +129,13 @@ def start_denoising(
     ------
     ValueError
         If the layer cannot be denoised, or a choice is unknown.
+    MemoryError
+        If even the result would not fit into memory: a file can take it
+        (`napari_stbn.Denoiser.denoise_to`).
     RuntimeError
         If another run is in progress.
     """
+    from napari_stbn._streaming import check_result, exceeds, memory_budget
     from napari_stbn.denoiser import Denoiser
     from napari_stbn.settings import RunSettings
 
@@ -154,6 +163,9 @@ def start_denoising(
         planes=planes,
     )
     source.stack.check()
+    limit = memory_budget(settings.memory_limit)
+    if exceeds(source.stack, limit):  # now, not after the fit
+        check_result(source.stack, limit, settings.noise is not None)
     if model is not None and not isinstance(model, Denoiser):
         model = Denoiser.load(fspath(model), device=settings.device)
     elif model is None:
@@ -165,7 +177,7 @@ def start_denoising(
     screen = getattr(viewer, "window", None) is not None
     job = DenoisingJob(
         source.stack.name or "movie",
-        Request(source.stack, settings, model, threads),
+        Request(source.stack, settings, model, threads, unfinished),
         build=lambda outcome: _build(source, outcome, settings, shown, flow_density),
         add=lambda layers: _add(viewer, layers),
         screen=screen,

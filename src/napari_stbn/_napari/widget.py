@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari.layers import Image, Vectors
 from napari.utils.notifications import show_error, show_info
@@ -80,6 +80,7 @@ class DenoiseWidget(Form):
         self.more.changed.connect(self._fold)
         self.flow_density.changed.connect(self._redraw_arrows)
         actions: dict[str, Callable[[], Any]] = {
+            "resume": self.resume,
             "load": self.load_model,
             "save": self.save_model,
             "apply": self.apply,
@@ -121,6 +122,7 @@ class DenoiseWidget(Form):
     def _inspected(self, inspection: Inspection) -> None:
         """Show noise, memory and time."""
         self.inspection = inspection
+        self.buttons["resume"].native.setVisible(inspection.unfinished)
         self._describe()
         if inspection.noise is not None and self.noise.value != "given":
             model = inspection.noise.model
@@ -191,6 +193,13 @@ class DenoiseWidget(Form):
         save_preferences(self.preferences())
         return self._begin(None)
 
+    def resume(self) -> DenoisingJob:
+        """Go on with a fit to this movie, with these settings, that broke off.
+
+        Errors are those of `fit`.
+        """
+        return self._begin(None, unfinished="resume")
+
     def apply(self) -> DenoisingJob:
         """Denoise with the model at hand, without a fit.
 
@@ -203,7 +212,9 @@ class DenoiseWidget(Form):
             raise ValueError("there is no model yet; fit one or load one first")
         return self._begin(self.denoiser)
 
-    def _begin(self, model: Denoiser | None) -> DenoisingJob:
+    def _begin(
+        self, model: Denoiser | None, unfinished: Literal["forget", "resume"] = "forget"
+    ) -> DenoisingJob:
         source, settings = self.source(), self.settings()
         job = start_denoising(
             self._viewer,
@@ -219,7 +230,9 @@ class DenoiseWidget(Form):
             flow_density=self.flow_density.value,
             threads=self.threads.value,
             preview=self.preview.value and model is None,
+            unfinished=unfinished,
         )
+        self.buttons["resume"].native.setVisible(False)
         self._inspector.forget()
         self._last = source, settings, job
         self.run.follow(job)

@@ -1,0 +1,204 @@
+"""A movie that is read, cleaned and brought to network units where it is asked for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ._defects import DefectScan
+from ._flow_scratch import FlowScratch
+from ._lazy import MovieView, chunk_lengths
+from .correlation import NoiseCorrelation
+from .preparation import fill_defects, said_of
+from .prior import Units
+from .stack import MovieDefects, validate_movie
+
+__all__ = ["LazyMovie"]
+
+_SHORTEST_BLOCK = 8  # frames read at once, where that many fit into the cache
+
+
+class Along:
+    """Something of every frame, read where it is indexed, as a tensor would be."""
+
+    def __init__(self, length: int, read: Callable[[int], Tensor]) -> None:
+        self._length, self._read = length, read
+
+    def __getitem__(self, t: int | slice) -> Tensor:
+        if isinstance(t, slice):
+            return torch.stack([self._read(i) for i in range(self._length)[t]])
+        return self._read(range(self._length)[t])
+
+    def part(self, first: int, last: int) -> Along:
+        """From position `first` to `last` - 1."""
+        return Along(last - first, lambda t: self._read(first + t))
+
+
+@dataclass(frozen=True)
+class MoviePart:
+    """Some frames of a `LazyMovie`, which are read like it."""
+
+    shape: tuple[int, int, int]
+    units: tuple[Units, ...]
+    inputs: Along
+    intensities: Along
+    valid: Along
+    flow_to_previous: Along
+    flow_to_next: Along
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some frames of all channels."""
+
+    intensities: Tensor  # (T', C, Y, X), float32 [user's units]
+    valid: Tensor  # (T', 1, Y, X), bool
+
+
+class LazyMovie:
+    """A movie of C channels, indexed along time like a `PreparedMovie`, of any length.
+
+    Parameters
+    ----------
+    views : sequence of C MovieView
+        Channels of one stack.
+    units : sequence of C Units
+    cache : int [bytes]
+        That may be kept of what was read.
+    filters : sequence of C NoiseCorrelation or None, optional
+        That make the noise of each channel white.
+
+    Attributes
+    ----------
+    inputs, intensities, valid, flow_to_previous, flow_to_next
+        As in `PreparedMovie`, one frame (pair) for a number and a tensor for a slice. Flow is zero
+        until `follow` gives it.
+    notes : list of str
+        Sentences about defects, after `scan`.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[MovieView],
+        units: Sequence[Units],
+        cache: int,
+        filters: Sequence[NoiseCorrelation | None] | None = None,
+    ) -> None:
+        self._filters = list(filters or [None] * len(views))
+        self._views, self.units = list(views), tuple(units)
+        self.shape = views[0].shape
+        self.notes: list[str] = []
+        frames, height, width = self.shape
+        self._source = np.arange(frames)  # the measured frame that stands for each
+        self._defects = [MovieDefects(None, None, (), 0.0, None) for _ in views]
+        each = height * width * (4 * len(views) + 1)  # bytes of a cached frame
+        stored = chunk_lengths(views[0].stack).get("T", 1)
+        self._length = max(1, min(frames, max(stored, _SHORTEST_BLOCK), cache // 2 // each))
+        self._most = max(2, cache // (each * self._length))
+        self._blocks: OrderedDict[int, _Block] = OrderedDict()
+        self._flow: FlowScratch | None = None
+        self.inputs = Along(frames, self._inputs)
+        self.intensities = Along(frames, lambda t: self._frame(t)[0])
+        self.valid = Along(frames, lambda t: self._frame(t)[1])
+        self.flow_to_previous = Along(frames - 1, lambda t: self._pair(t, 0))
+        self.flow_to_next = Along(frames - 1, lambda t: self._pair(t, 1))
+
+    def scan(self) -> Generator[float, None, None]:
+        """Find dead pixels and blank frames; reads every frame once.
+
+        Yields the part that is done, 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to denoise in a channel.
+        """
+        frames = self.shape[0]
+        blank: set[int] = set()
+        for c, view in enumerate(self._views):
+            scan = DefectScan()
+            for start in range(0, frames, self._length):
+                scan.add(view[start : start + self._length])
+                yield (c + min(1.0, (start + self._length) / frames)) / len(self._views)
+            if len(scan.blank) == frames:
+                validate_movie(view, what=view.title)
+            self._defects[c] = found = scan.defects()
+            blank |= set(found.constant_frames)
+            self.notes += said_of(view.stack, (view.channel, view.plane), found)
+        good = np.array(sorted(set(range(frames)) - blank))
+        if not good.size:
+            raise ValueError(f"{self._views[0].title} has no frame in which all channels are there")
+        for t in blank:
+            self._source[t] = good[np.abs(good - t).argmin()]
+        self._blocks.clear()
+
+    def part(self, first: int, last: int) -> MoviePart:
+        """Frames from `first` to `last` - 1; they share what was read."""
+        along = {
+            name: getattr(self, name).part(first, last)
+            for name in ("inputs", "intensities", "valid")
+        }
+        pairs = {
+            name: getattr(self, name).part(first, last - 1)
+            for name in ("flow_to_previous", "flow_to_next")
+        }
+        return MoviePart((last - first, *self.shape[1:]), self.units, **along, **pairs)
+
+    def follow(self, flow: FlowScratch) -> None:
+        """Take the flow, of every pair."""
+        self._flow = flow
+
+    def total(self, t: int) -> NDArray[np.float32]:
+        """Sum of the channels of a frame, (Y, X), which motion is seen in."""
+        summed: NDArray[np.float32] = self._frame(t)[0].sum(0).numpy()
+        return summed
+
+    def _frame(self, t: int) -> tuple[Tensor, Tensor]:
+        """Intensities (C, Y, X) and valid pixels (1, Y, X) of a frame."""
+        source = int(self._source[t])
+        number, at = divmod(source, self._length)
+        block = self._block(number)
+        valid = block.valid[at]
+        return block.intensities[at], valid if source == t else torch.zeros_like(valid)
+
+    def _inputs(self, t: int) -> Tensor:
+        """Network input (C, Y, X) of a frame."""
+        noisy = self._frame(t)[0]
+        return torch.stack([u.to_network(noisy[c]) for c, u in enumerate(self.units)])
+
+    def _pair(self, t: int, direction: int) -> Tensor:
+        """Flow (2, Y, X) of a pair."""
+        if self._flow is None:
+            return torch.zeros(1).expand(2, *self.shape[1:])  # takes no memory
+        return self._flow.read(t, direction)
+
+    def _block(self, number: int) -> _Block:
+        """Some frames, from memory if they are there."""
+        block = self._blocks.get(number)
+        if block is None:
+            while len(self._blocks) >= self._most:
+                self._blocks.popitem(last=False)  # the one that was not used for longest
+            block = self._blocks[number] = self._read(number * self._length)
+        self._blocks.move_to_end(number)
+        return block
+
+    def _read(self, start: int) -> _Block:
+        """Frames from `start` on, defects filled."""
+        channels, valid = [], None
+        for view, defects, white in zip(self._views, self._defects, self._filters, strict=True):
+            movie = view[start : start + self._length]
+            missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
+            here = MovieDefects(missing, defects.dead, (), 0.0, None)
+            filled, measured = fill_defects(movie, here)
+            channels.append(filled if white is None else white.whiten(filled))
+            valid = measured if valid is None else valid & measured
+        if valid is None:
+            raise ValueError("a movie has at least one channel")
+        intensities = np.stack(channels, 1) if len(channels) > 1 else channels[0][:, None]
+        return _Block(torch.from_numpy(intensities), torch.from_numpy(valid)[:, None])

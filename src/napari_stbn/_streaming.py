@@ -1,0 +1,227 @@
+"""Denoise a stack that is larger than the memory: piece by piece, into a file as it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._flow_scratch import FlowScratch
+from ._generators import relay
+from ._lazy import MovieView
+from ._lazy_movie import LazyMovie
+from ._segments import denoise_segments, plan_segments
+from ._stack_inference import Output, hand_out
+from .devices import free_memory
+from .flow import FlowMethod, flow_steps
+from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
+from .network import STBN
+from .precision import Precision
+from .preparation import Index, PreparedStack, movie_groups
+from .prior import Units
+from .stack import Stack
+
+__all__ = [
+    "Stream",
+    "check_plan",
+    "check_result",
+    "denoise_stream",
+    "exceeds",
+    "memory_budget",
+]
+
+_FREE_SHARE = 0.6  # of what is free, where no limit is given
+_BYTES_A_PIXEL = 50  # of a run in memory: prepared movie and flow, and the result
+_GPU_SHARE = 0.6  # of what is free on a graphics card
+_CACHE_SHARE = 8  # of the memory limit: one part in so many keeps frames that were read
+_WORK_SHARE = 2  # and one in so many is the network's
+# Parts of the work, roughly: finding defects; a first prediction; motion; denoising.
+_SCAN, _FIRST, _FLOW, _DENOISE = 0.02, 0.35, 0.05, 0.6
+
+
+def memory_budget(limit: float | None) -> int:
+    """Bytes that a run may take: the limit [GB], or a part of what is free now."""
+    if limit is not None:
+        return int(limit * 1e9)
+    return int(_FREE_SHARE * free_memory(torch.device("cpu")))
+
+
+def exceeds(stack: Stack, memory: int) -> bool:
+    """Whether a run on a stack in memory would take more than so many bytes."""
+    return _BYTES_A_PIXEL * math.prod(stack.shape) > memory
+
+
+def check_plan(model: STBN, stack: Stack, memory: int) -> None:
+    """Raise `MemoryError` where a stack could not be denoised within so many bytes."""
+    shape = (stack.n_frames, *stack.frame_shape)
+    plan_segments(model, shape, _work_bytes(model, memory))
+
+
+def check_result(stack: Stack, memory: int, uncertainty: bool) -> None:
+    """Raise where a result would not fit into memory, though its stack can be read in pieces.
+
+    Raises
+    ------
+    MemoryError
+        With the way out.
+    """
+    need = math.prod(stack.shape) * (16 if uncertainty else 8)  # in movies, and put together
+    if need > memory:
+        raise MemoryError(
+            f"the result takes about {need / 1e9:.1f} GB, the limit is {memory / 1e9:.1f} GB; "
+            "write it to a file as it is made: Denoiser.denoise_to(stack, path), or "
+            '"napari-stbn denoise" with -o NAME.zarr'
+        )
+
+
+def _work_bytes(model: STBN, memory: int) -> int:
+    """Bytes that the network may take to denoise."""
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return int(_GPU_SHARE * free_memory(device))
+    return memory // _WORK_SHARE
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What denoising in a stream needs to know.
+
+    Attributes
+    ----------
+    model : STBN
+        Fitted, on the device to use.
+    known : PreparedStack
+        The stack, and noise and scaling of every channel.
+    joint : bool
+        Channels are denoised together.
+    flow : str
+        Method of `napari_stbn.flow.estimate_flow`.
+    refined : bool
+        Motion is estimated on the model's own prediction.
+    precision : {"float32", "bfloat16"}
+    memory : int [bytes]
+        That may be taken on the side of the processor.
+    scratch : Path
+        Folder for the flow.
+    """
+
+    model: STBN
+    known: PreparedStack
+    joint: bool
+    flow: FlowMethod
+    refined: bool
+    precision: Precision
+    memory: int
+    scratch: Path
+
+
+def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
+    """Denoise every movie of a stack, reading and handing out a few frames at a time.
+
+    Parameters
+    ----------
+    stream : Stream
+    output : Output
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Returns
+    -------
+    list of str
+        Sentences about defects.
+
+    Raises
+    ------
+    ValueError
+        If a movie cannot be denoised.
+    MemoryError
+        If even a few frames would not fit.
+    """
+    notes: list[str] = []
+    known = stream.known
+    groups = movie_groups(known.stack, stream.joint)
+    for number, (key, members) in enumerate(groups.items()):
+        views = [MovieView(known.stack, channel, plane) for channel, plane in members]
+        units = [Units(known.noise[c], known.scaling[c]) for c, _ in members]
+        filters = [known.correlation.get(c) for c, _ in members]
+        movie = LazyMovie(views, units, stream.memory // _CACHE_SHARE, filters)
+        yield from relay(
+            _denoise_movie(stream, key, movie, output),
+            partial(_share, number, len(groups)),
+        )
+        notes += movie.notes
+    return notes
+
+
+def _share(number: int, count: int, done: float) -> float:
+    """Part of the whole work when a part of one movie's is done."""
+    return (number + done) / count
+
+
+def _denoise_movie(
+    stream: Stream, key: Index, movie: LazyMovie, output: Output
+) -> Generator[float, None, None]:
+    """Scan, estimate motion, denoise; yields the part that is done."""
+    first = _FIRST if stream.refined else 0.0
+    parts = np.cumsum([0.0, _SCAN, first + _FLOW, _DENOISE])
+    parts /= parts[-1]
+
+    def share(part: int, done: float) -> float:
+        return float(parts[part] + (parts[part + 1] - parts[part]) * done)
+
+    yield from relay(movie.scan(), partial(share, 0))
+    with FlowScratch(stream.scratch, movie.shape[1:]) as flow:
+        if stream.flow != "none":
+            yield from relay(_find_flow(stream, movie, flow), partial(share, 1))
+            movie.follow(flow)
+        for piece in _windows(stream, movie, PATCH_ORIGINS):
+            if isinstance(piece, DenoisedWindow):
+                hand_out(stream.known, key, movie, piece, output)
+            else:
+                yield share(2, piece)
+
+
+def _find_flow(stream: Stream, movie: LazyMovie, flow: FlowScratch) -> Generator[float, None, None]:
+    """Flow of every pair of neighbours: between the frames, or between their predictions."""
+    before: NDArray[np.float32] | None = None
+    frames = movie.shape[0]
+
+    def add(frame: NDArray[np.float32]) -> None:
+        nonlocal before
+        if before is not None:
+            for to_previous, to_next in flow_steps(np.stack([before, frame]), stream.flow):
+                flow.append(to_previous, to_next)
+        before = frame
+
+    if not stream.refined:
+        for t in range(frames):
+            add(movie.total(t))
+            yield (t + 1) / frames
+        return
+    for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
+        if isinstance(piece, DenoisedWindow):
+            for frame in piece.prior.sum(1).numpy():
+                add(frame)
+                yield piece.fraction
+        else:
+            yield piece
+
+
+def _windows(
+    stream: Stream, movie: LazyMovie, origins: Sequence[Shift]
+) -> Generator[DenoisedWindow | float, None, None]:
+    """Denoise a movie with what memory there is."""
+    budget = _work_bytes(stream.model, stream.memory)
+    segments = plan_segments(stream.model, movie.shape, budget, stream.precision)
+    return denoise_segments(
+        stream.model, movie, segments, precision=stream.precision, origins=origins
+    )
