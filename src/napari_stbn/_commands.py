@@ -27,7 +27,7 @@ from .settings import RunSettings, read_report
 from .stack import Stack, cast_like, inspect_movie
 from .training import TrainingConfig
 
-__all__ = ["OWN_OPTIONS", "demo", "denoise", "info"]
+__all__ = ["OWN_OPTIONS", "demo", "denoise", "info", "settings_of"]
 
 # Fields of TrainingConfig with an option of their own.
 OWN_OPTIONS = ("max_steps", "time_budget", "pace")
@@ -43,7 +43,7 @@ def denoise(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} exists; choose another name or pass --force")
-    settings = _settings(options)
+    settings = settings_of(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)
     else:
@@ -89,7 +89,7 @@ def demo(options: argparse.Namespace) -> None:
         f"simulated movie: {_shape(stack)}, "
         f"{movie.photons.max():.0f} photons at the brightest pixel"
     )
-    settings = _settings(options)
+    settings = settings_of(options)
     denoiser = settings.denoiser()
     _progress(settings.fit_steps(denoiser, stack))
     result = _progress(denoiser.denoise_steps(stack))
@@ -160,7 +160,7 @@ def _read(options: argparse.Namespace) -> Stack:
     return stack
 
 
-def _settings(options: argparse.Namespace) -> RunSettings:
+def settings_of(options: argparse.Namespace) -> RunSettings:
     """The options as settings of a run."""
     names = [row.name for row in fields(RunSettings) if row.name != "training"]
     chosen = {name: getattr(options, name) for name in names}

@@ -1,4 +1,4 @@
-"""The command line: ``napari-stbn denoise | demo | info``."""
+"""The command line: ``napari-stbn denoise | batch | demo | info``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ._batch_command import batch
 from ._commands import OWN_OPTIONS, demo, denoise, info
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import NoiseChoice
@@ -34,24 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when done, 2 when the input, the options or the output would not do (one sentence on the
-        error stream), 130 when stopped.
+        0 when done, 1 when movies of a batch failed, 2 when the input, the options or the output
+        would not do (one sentence on the error stream), 130 when stopped.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
     )
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
-        run(options)
+        return run(options) or 0
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         print(f"napari-stbn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("napari-stbn: stopped; nothing was written", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +93,52 @@ def _parser() -> argparse.ArgumentParser:
     _add_input_options(command)
     _add_fit_options(command)
     command.set_defaults(run=denoise)
+
+    command = commands.add_parser(
+        "batch", help="denoise many movies, on the workers of this machine or of a cluster"
+    )
+    command.add_argument(
+        "inputs", nargs="+", help='files, folders, and patterns such as "data/**/*.tif"'
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for results and manifest"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace existing outputs, do finished movies again"
+    )
+    model = command.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="denoise all with this saved model")
+    model.add_argument(
+        "--shared-model",
+        action="store_true",
+        help="fit one model to a sample of all movies, instead of one to each",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a running dask scheduler")
+    where.add_argument(
+        "--workers",
+        type=int,
+        help="processes on this machine, 0 for this one alone (one a GPU, or as many as fit)",
+    )
+    command.add_argument(
+        "--ending", default=".tif", help="of the outputs: .tif, .ome.tif, .ome.zarr or .npy"
+    )
+    command.add_argument(
+        "--uncertainty", action="store_true", help="also write NAME_uncertainty for each movie"
+    )
+    command.add_argument(
+        "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
+    )
+    command.add_argument(
+        "--blocks",
+        type=int,
+        help="parts that each movie is denoised in at once (large movies on idle workers alone)",
+    )
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    _add_fit_options(command)
+    command.set_defaults(run=batch)
 
     command = commands.add_parser(
         "demo", help="denoise a simulated movie, and compare with the truth"

@@ -9,9 +9,12 @@ __all__ = [
     "available_devices",
     "free_memory",
     "is_out_of_memory",
+    "limit_memory",
     "release_cached",
     "resolve_device",
 ]
+
+_limit: int | None = None  # bytes of main memory that this process may hold; None: whatever is free
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -56,7 +59,22 @@ def free_memory(device: torch.device) -> int:
     """Bytes that could be allocated on a device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available)
+    if _limit is None:
+        return available
+    return max(0, min(available, _limit - int(psutil.Process().memory_info().rss)))
+
+
+def limit_memory(limit: int | None) -> None:
+    """Let this process plan with its share of main memory, beside others on the machine.
+
+    Parameters
+    ----------
+    limit : int or None [bytes]
+        Resident memory that the process may reach; None for whatever is free.
+    """
+    global _limit  # noqa: PLW0603
+    _limit = limit
 
 
 def available_devices() -> dict[str, str]:
