@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 
 from napari_stbn._blocks import blocks
@@ -38,7 +39,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
             hint = _plain_axes(node)
-            return Stack(node, axes, name=name, hint=hint)
+            return Stack(ZarrArray(node, path), axes, name=name, hint=hint)
         group, image = _first_image(node)
         level = image["datasets"][0]
         array = group[level["path"]]
@@ -54,7 +55,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
     if not isinstance(array, zarr.Array):
         raise ValueError(f"{path} names no array as its first level; export it again.")
     return Stack(
-        array,
+        ZarrArray(array, path),
         axes,
         pixel_size=scale.pixel_size,
         unit=scale.unit,
@@ -108,6 +109,35 @@ def _scale(image: Mapping[str, Any], level: Mapping[str, Any]) -> tuple[str | No
             space_unit = "µm" if factor else unit
             sizes[letter] = float(size) * (factor or 1.0)
     return letters, Scale(sizes, space_unit, interval)
+
+
+class ZarrArray:
+    """An array of a Zarr folder, read where it is indexed."""
+
+    def __init__(self, array: zarr.Array[Any], root: Path) -> None:
+        self.path = root
+        self._array = array
+        self.shape = tuple(array.shape)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+
+    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
+        """Read a part; ValueError where a chunk cannot be decoded."""
+        try:
+            return np.asarray(self._array[index])
+        except (OSError, IndexError, MemoryError):
+            raise
+        except Exception as error:  # codecs raise a type each
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"{self.path} cannot be decoded ({said}); it may be damaged or cut off: copy it "
+                "again from its source."
+            ) from error
+
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
+        """Read everything."""
+        return self[...].astype(dtype or self.dtype, copy=False)
 
 
 def write_ome_zarr(path: Path, stack: Stack, *, name: str) -> None:

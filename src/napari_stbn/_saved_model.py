@@ -108,5 +108,15 @@ class SavedModel:
                 refined_flow=bool(header.get("refined_flow", False)),
                 correlation=correlation,
             )
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            said = " ".join(str(error).split())  # torch lists every weight on a line of its own
+            if len(said) > 300:
+                said = f"{said[:300]} …"
+            raise ValueError(f"{path.name} is damaged or was changed by hand: {said}") from error

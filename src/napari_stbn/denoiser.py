@@ -468,7 +468,7 @@ class Denoiser:
                 network=saved.model.config,
                 precision=cast("Precision", saved.precision),
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{Path(path).name} is damaged or was changed by hand: {error}"
             ) from error

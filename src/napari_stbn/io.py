@@ -216,7 +216,9 @@ def _read_npy(path: Path, axes: str | None, name: str) -> Stack:
     """Map a ``.npy`` file into memory."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # numpy parses the header as Python and lets its errors through
         raise ValueError(
             f"{path} cannot be read as .npy: {' '.join(str(error).split()).rstrip('.')}. Is it "
             "truncated, another format, or an array of objects? Save it again with numpy.save."
