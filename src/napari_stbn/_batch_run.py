@@ -98,7 +98,8 @@ class BatchRun:
         if options.shared_model:
             self.model = folder / SHARED_MODEL
         settings = json.loads(options.settings.to_json())
-        del settings["device"]  # the same work, wherever it is done
+        for name in ("device", "memory_limit"):  # the same work, wherever it is done
+            settings.pop(name, None)
         self.settings: dict[str, Any] = settings
 
     def has_shared_model(self) -> bool:
