@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Generator
@@ -29,6 +30,7 @@ from .training import TrainingConfig
 
 __all__ = ["OWN_OPTIONS", "demo", "denoise", "info", "settings_of"]
 
+_logger = logging.getLogger(__name__)
 # Fields of TrainingConfig with an option of their own.
 OWN_OPTIONS = ("max_steps", "time_budget", "pace")
 
@@ -150,6 +152,7 @@ def _at_most(seconds: float) -> str:
 def _read(options: argparse.Namespace) -> Stack:
     """Read the input, say what was guessed, take the frames asked for."""
     stack = read(options.input, axes=options.axes)
+    _logger.info("read %r", stack)
     if stack.guess:
         print(f"axes: {stack.guess}")
     if options.frames is not None:

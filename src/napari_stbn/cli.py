@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ._batch_command import batch
-from ._commands import OWN_OPTIONS, demo, denoise, info
+from ._commands import OWN_OPTIONS, demo, denoise
+from ._support import info_or_system
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import NoiseChoice
 from .presets import PRESETS
@@ -21,6 +22,7 @@ from .training import TrainingConfig
 
 __all__ = ["main"]
 
+_HANDLER = "napari-stbn command line"
 Noise = str | PoissonGaussianNoise | GaussianNoise | None
 
 
@@ -40,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
-    )
+    _log(options.verbose)
     run: Callable[[argparse.Namespace], int | None] = options.run
     try:
         return run(options) or 0
@@ -52,6 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("napari-stbn: stopped; nothing was written", file=sys.stderr)
         return 130
+
+
+def _log(verbose: bool) -> None:
+    """Show what this package logs: its warnings, with ``-v`` all it does; other packages not."""
+    logger = logging.getLogger("napari_stbn")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    kept = [handler for handler in logger.handlers if handler.get_name() != _HANDLER]
+    handler = logging.StreamHandler()  # anew, for whatever sys.stderr is now
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(name)s: %(message)s" if verbose else "%(message)s")
+    )
+    logger.handlers[:] = [*kept, handler]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,13 +166,21 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=demo, time_budget=60.0)
 
     command = commands.add_parser(
-        "info", help="axes, noise, memory and time of a movie, without denoising it"
+        "info", help="axes, noise, memory and time of a movie, or what this machine is"
     )
-    command.add_argument("input", type=Path)
+    command.add_argument("input", type=Path, nargs="?")
+    command.add_argument(
+        "--system", action="store_true", help="versions, devices, memory, threads: for bug reports"
+    )
+    command.add_argument("--json", action="store_true", help="with --system: as JSON")
     command.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
     command.add_argument("--device", default="auto")
     _add_input_options(command)
-    command.set_defaults(run=info)
+    command.set_defaults(run=info_or_system)
+    for command in commands.choices.values():  # before the command or after it
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more"
+        )
     return parser
 
 
