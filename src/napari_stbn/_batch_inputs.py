@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
+from ._bioio import FOREIGN
 from .estimates import prepared_bytes
 from .io import READABLE, read
 from .stack import Stack
@@ -17,6 +18,7 @@ from .stack import Stack
 __all__ = ["BatchMovie", "Size", "find_movies", "survey"]
 
 _logger = logging.getLogger(__name__)
+_ENDINGS = (*READABLE, *FOREIGN)
 _WILD = frozenset("*?[")
 
 
@@ -102,14 +104,14 @@ def _expand(text: str) -> list[Path]:
     path = Path(text)
     if not path.exists() and _WILD & set(text):
         found = sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207  # absolute ones too
-        found = [p for p in found if p.suffix.lower() in READABLE]
+        found = [p for p in found if p.suffix.lower() in _ENDINGS]
         if not found:
             raise ValueError(f"no movie matches {text}; check the spelling and the folder.")
         return found
     if path.is_dir() and path.suffix.lower() != ".zarr" and not _is_zarr(path):
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in READABLE)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
         if not found:
-            raise ValueError(f"{path} holds no movie ({', '.join(READABLE)}).")
+            raise ValueError(f"{path} holds no movie ({', '.join(_ENDINGS)}).")
         return found
     return [path]  # also where there is none: that one fails, the others go on
 
@@ -154,7 +156,7 @@ def _names(sources: Sequence[Path]) -> list[str]:
 def _split(name: str) -> tuple[str, str]:
     """A file's name without and with its endings for formats."""
     stem = name
-    for ending in (*READABLE, ".ome"):
+    for ending in (*_ENDINGS, ".ome"):
         if stem.lower().endswith(ending):
             stem = stem[: -len(ending)]
     return stem, name[len(stem) :]

@@ -89,7 +89,10 @@ class SavedModel:
                 int(c): None if n is None else noise_from_dict(n)
                 for c, n in header["noise"].items()
             }
-            scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            scaling = {
+                int(c): IntensityScaling(**{name: float(value) for name, value in s.items()})
+                for c, s in header["scaling"].items()
+            }
             correlation = {
                 int(c): None if n is None else correlation_from_dict(n)
                 for c, n in header.get("correlation", {}).items()

@@ -1,4 +1,4 @@
-"""The command line: ``napari-stbn denoise | batch | demo | info``."""
+"""The command line: ``napari-stbn denoise | batch | demo | export | info``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ._batch_command import batch
 from ._commands import OWN_OPTIONS, demo, denoise
+from ._export_command import export
 from ._support import info_or_system
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import NoiseChoice
@@ -164,6 +165,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_fit_options(command)
     command.set_defaults(run=demo, time_budget=60.0)
+
+    command = commands.add_parser(
+        "export", help="write a saved model as a package of the bioimage.io format"
+    )
+    command.add_argument("model", type=Path, help="what --save-model wrote")
+    command.add_argument("-o", "--output", type=Path, required=True, help="package (.zip) to write")
+    command.add_argument("--name", default="STBN time-lapse denoiser", help="what it is called")
+    command.add_argument("--author", action="append", default=[], help="who fitted it; repeatable")
+    command.add_argument("--channel", type=int, default=0, help="whose noise and scale go with it")
+    command.add_argument("--force", action="store_true", help="replace an existing package")
+    command.set_defaults(run=export)
 
     command = commands.add_parser(
         "info", help="axes, noise, memory and time of a movie, or what this machine is"

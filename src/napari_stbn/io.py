@@ -32,7 +32,8 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
     Parameters
     ----------
     path : path
-        TIFF (OME-TIFF, ImageJ, BigTIFF, plain), ``.npy``, or an OME-Zarr folder (0.4 and 0.5).
+        TIFF (OME-TIFF, ImageJ, BigTIFF, plain), ``.npy``, or an OME-Zarr folder (0.4 and 0.5);
+        nd2, czi, lif and others where bioio and its plugin for them are installed.
     axes : str, optional
         Overrules the file: one letter out of T, C, Z, Y, X and S for each of its axes.
 
@@ -76,6 +77,10 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
         return read_tiff(path, axes, name)
     if ending == ".npy":
         return _read_npy(path, axes, name)
+    from napari_stbn._bioio import FOREIGN, read_bioio
+
+    if ending in FOREIGN:
+        return read_bioio(path, axes, path.stem)
     raise ValueError(
         f"{path} has the unknown ending {ending or 'of no kind'}; save it as one of "
         f"{', '.join(READABLE)}, for example with Fiji."
