@@ -17,6 +17,7 @@ from .devices import free_memory, resolve_device
 __all__ = ["Answer", "Here", "Pool", "open_pool"]
 
 _logger = logging.getLogger(__name__)
+_LOST = "the connection to the scheduler was lost; run the same command again to go on"
 _DEATHS = 2  # times that a job may take its worker down before it is given up
 _CORES_A_WORKER = 4  # threads that the fit of one movie still makes use of
 # The jobs hold no data of dask's: there is nothing to spill, and a worker that waits for its memory
@@ -77,33 +78,38 @@ class _Workers:
         self._client = client
         self._done = as_completed([], loop=client.loop, with_results=False)
         self._tags: dict[Any, Any] = {}
+        self._lost: deque[Answer] = deque()  # what could not even be sent
 
     @property
     def size(self) -> int:
         """Workers there are by now: clusters grow and shrink."""
-        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        try:
+            return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        except (OSError, RuntimeError):  # the scheduler is gone: what is sent will say so
+            return 1
 
     def submit(self, tag: Any, function: Callable[..., Any], *arguments: Any) -> None:
         """Send a job to the cluster."""
-        future = self._client.submit(function, *arguments, pure=False)
+        try:
+            future = self._client.submit(function, *arguments, pure=False)
+        except Exception as error:  # noqa: BLE001  # a client without scheduler raises what it likes
+            _logger.info("not sent: %s", error)
+            self._lost.append((tag, None, ConnectionError(_LOST)))
+            return
         self._tags[future.key] = (tag, future)
         self._done.add(future)
 
     def next(self) -> Answer:
         """Wait for the next job; a lost connection comes back as an error."""
+        if self._lost:
+            return self._lost.popleft()
         future = next(self._done)
         tag, _ = self._tags.pop(future.key)
         if future.status == "finished":
             return tag, future.result(), None
         if future.status == "error":
             return tag, None, _plain(future.exception())
-        return (
-            tag,
-            None,
-            ConnectionError(
-                "the connection to the scheduler was lost; run the same command again to go on"
-            ),
-        )
+        return tag, None, ConnectionError(_LOST)
 
 
 def _plain(error: BaseException) -> Exception:

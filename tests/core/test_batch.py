@@ -17,6 +17,7 @@ import pytest
 from napari_stbn import RunSettings, Stack, _batch_pool, batch, read, simulate, write
 from napari_stbn._batch_blocks import MARGIN_FRAMES, Block, plan_blocks
 from napari_stbn._batch_inputs import find_movies
+from napari_stbn._batch_jobs import run_movie
 from napari_stbn._batch_manifest import FILE_NAME, Manifest, fingerprint
 from napari_stbn._batch_sample import sample
 from napari_stbn.batch import BatchOptions, batch_steps, denoise_many
@@ -399,6 +400,21 @@ def test_workers_give_what_this_process_gives(movies: Path, tmp_path: Path) -> N
 def test_a_scheduler_that_is_not_there_is_said(movies: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no dask scheduler answers at"):
         denoise_many(movies, tmp_path / "out", options(workers=None, scheduler="nonsense://x"))
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_scheduler_that_dies_fails_its_movies_and_hangs_nothing() -> None:
+    class Closed:
+        loop = None
+
+        def submit(self, *_arguments: Any, **_options: Any) -> Any:
+            raise RuntimeError("client is closed")
+
+    pool = _batch_pool._Workers(Closed())
+    pool.submit("movie", run_movie, None)
+    tag, done, error = pool.next()
+    assert (tag, done) == ("movie", None)
+    assert "connection to the scheduler was lost" in str(error)
 
 
 @pytest.mark.parametrize(
