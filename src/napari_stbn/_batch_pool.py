@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ __all__ = ["Answer", "Here", "Pool", "open_pool"]
 
 _logger = logging.getLogger(__name__)
 _LOST = "the connection to the scheduler was lost; run the same command again to go on"
+_LOOK_EVERY = 20.0  # s without an answer, after which lost workers are replaced
 _DEATHS = 2  # times that a job may take its worker down before it is given up
 _CORES_A_WORKER = 4  # threads that the fit of one movie still makes use of
 # The jobs hold no data of dask's: there is nothing to spill, and a worker that waits for its memory
@@ -72,11 +74,9 @@ class Here:
 class _Workers:
     """Jobs on the workers of a dask cluster; those of a dead worker begin anew elsewhere."""
 
-    def __init__(self, client: Any) -> None:
-        from distributed import as_completed
-
-        self._client = client
-        self._done = as_completed([], loop=client.loop, with_results=False)
+    def __init__(self, client: Any, mend: Callable[[], object] = lambda: None) -> None:
+        self._client, self._mend = client, mend
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._tags: dict[Any, Any] = {}
         self._lost: deque[Answer] = deque()  # what could not even be sent
 
@@ -97,13 +97,18 @@ class _Workers:
             self._lost.append((tag, None, ConnectionError(_LOST)))
             return
         self._tags[future.key] = (tag, future)
-        self._done.add(future)
+        future.add_done_callback(self._done.put)
 
     def next(self) -> Answer:
         """Wait for the next job; a lost connection comes back as an error."""
         if self._lost:
             return self._lost.popleft()
-        future = next(self._done)
+        while True:
+            try:
+                future = self._done.get(timeout=_LOOK_EVERY)
+                break
+            except queue.Empty:
+                self._mend()
         tag, _ = self._tags.pop(future.key)
         if future.status == "finished":
             return tag, future.result(), None
@@ -176,8 +181,8 @@ def open_pool(
     if count == 0:
         yield Here()
         return
-    with _local(count, gpus) as client:
-        yield _Workers(client)
+    with _local(count, gpus) as (client, mend):
+        yield _Workers(client, mend)
 
 
 @contextmanager
@@ -197,8 +202,11 @@ def _connect(scheduler: str) -> Generator[Any, None, None]:
 
 
 @contextmanager
-def _local(count: int, gpus: list[str]) -> Generator[Any, None, None]:
-    """A client of workers on this machine, each with its GPU, threads and share of memory."""
+def _local(count: int, gpus: list[str]) -> Generator[tuple[Any, Callable[[], object]], None, None]:
+    """A client of workers on this machine, each with its GPU, threads and share of memory.
+
+    And what replaces workers that did not come back.
+    """
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
@@ -224,7 +232,12 @@ def _local(count: int, gpus: list[str]) -> Generator[Any, None, None]:
     _logger.info("%d workers with %d threads each", count, options["nthreads"])
     with (
         _silent(logging.getLogger("distributed")),
-        dask.config.set({"distributed.scheduler.allowed-failures": _DEATHS}),
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": _DEATHS,
+                "distributed.deploy.lost-worker-timeout": "60s",  # busy machines start slowly
+            }
+        ),
     ):
         try:
             cluster = SpecCluster(
@@ -235,7 +248,8 @@ def _local(count: int, gpus: list[str]) -> Generator[Any, None, None]:
                 f"the workers could not be started ({error}); try --workers 0, which needs none"
             ) from error
         with cluster, Client(cluster, set_as_default=False) as client:
-            yield client
+            # It begins those anew that are missing: dask gives up one that is slow to come back.
+            yield client, lambda: cluster.scale(count)
 
 
 @contextmanager

@@ -405,8 +405,6 @@ def test_a_scheduler_that_is_not_there_is_said(movies: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("workers")
 def test_a_scheduler_that_dies_fails_its_movies_and_hangs_nothing() -> None:
     class Closed:
-        loop = None
-
         def submit(self, *_arguments: Any, **_options: Any) -> Any:
             raise RuntimeError("client is closed")
 
