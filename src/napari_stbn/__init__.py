@@ -14,6 +14,7 @@ Examples
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ __all__ = [
     "start_denoising",
     "write",
 ]
+
+# Silent unless the program that uses it asks: ``logging.basicConfig(level=logging.INFO)``.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _MODULE_OF = {
     "STBN": "network",

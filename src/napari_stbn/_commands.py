@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Generator
@@ -32,8 +33,9 @@ from .settings import RunSettings, read_report
 from .stack import Stack, cast_like, inspect_movie
 from .training import TrainingConfig
 
-__all__ = ["OWN_OPTIONS", "demo", "denoise", "info"]
+__all__ = ["OWN_OPTIONS", "demo", "denoise", "info", "settings_of"]
 
+_logger = logging.getLogger(__name__)
 # Fields of TrainingConfig with an option of their own.
 OWN_OPTIONS = ("max_steps", "time_budget", "pace")
 
@@ -48,7 +50,7 @@ def denoise(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
         if path.exists() and not options.force:
             raise FileExistsError(f"{path} exists; choose another name or pass --force")
-    settings = _settings(options)
+    settings = settings_of(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)
     else:
@@ -167,7 +169,7 @@ def demo(options: argparse.Namespace) -> None:
         f"simulated movie: {_shape(stack)}, "
         f"{movie.photons.max():.0f} photons at the brightest pixel"
     )
-    settings = _settings(options)
+    settings = settings_of(options)
     denoiser = settings.denoiser()
     _progress(settings.fit_steps(denoiser, stack))
     result = _progress(denoiser.denoise_steps(stack))
@@ -237,6 +239,7 @@ def _at_most(seconds: float) -> str:
 def _read(options: argparse.Namespace) -> Stack:
     """Read the input, say what was guessed, take the frames asked for."""
     stack = read(options.input, axes=options.axes)
+    _logger.info("read %r", stack)
     if stack.guess:
         print(f"axes: {stack.guess}")
     if options.frames is not None:
@@ -247,7 +250,7 @@ def _read(options: argparse.Namespace) -> Stack:
     return stack
 
 
-def _settings(options: argparse.Namespace) -> RunSettings:
+def settings_of(options: argparse.Namespace) -> RunSettings:
     """The options as settings of a run."""
     names = [row.name for row in fields(RunSettings) if row.name != "training"]
     chosen = {name: getattr(options, name) for name in names}

@@ -17,6 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 MIN_SIDE: Final = 8
 """Smallest height and width of a frame [px] that the network takes."""
 
+_LARGEST: Final = 1e15  # of either sign; float32 cannot hold the squares of much larger values
 _LARGEST_DEAD_GROUP: Final = 4  # px; more constant pixels side by side are padding or a mask
 _FEWEST_FRAMES_FOR_DEAD: Final = 4
 _AROUND: Final = 7  # px; width of the square whose pixels say how often healthy ones change
@@ -89,7 +90,7 @@ def validate_movie(movie: npt.NDArray[Any] | MovieView, *, what: str = "This lay
     ------
     ValueError
         Not three-dimensional, empty, of another type, fewer than 2 frames, frames smaller than
-        8 x 8, no finite pixel, or nothing but constant frames.
+        8 x 8, values beyond 1e15, no finite pixel, or nothing but constant frames.
     """
     if movie.ndim != 3:
         raise ValueError(f"movie must have shape (T, Y, X), got {movie.shape}.")
@@ -266,7 +267,15 @@ def _finite_range(frame: npt.NDArray[Any]) -> tuple[Any, Any]:
     low, high = frame.min(), frame.max()
     if frame.dtype.kind == "f" and not (np.isfinite(low) and np.isfinite(high)):
         finite = frame[np.isfinite(frame)]
-        return (finite.min(), finite.max()) if finite.size else (1, 0)
+        if not finite.size:
+            return 1, 0
+        low, high = finite.min(), finite.max()
+    largest = max(-float(low), float(high))
+    if largest > _LARGEST:
+        raise ValueError(
+            f"This movie holds values up to {largest:.3g}, and denoising reckons with at most "
+            f"{_LARGEST:g}; divide it, or set values that are no measurement to NaN."
+        )
     return low, high
 
 

@@ -22,6 +22,16 @@ __all__ = ["Adam", "Average", "BegunFit", "FitFile", "Knot", "Schedule", "Start"
 _logger = logging.getLogger(__name__)
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
 
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of each parameter
+_COUNTERS: tuple[tuple[str, type | tuple[type, ...], float, float], ...] = (
+    ("step", int, 0, 2**53),
+    ("skipped", int, 0, 2**53),
+    ("since_best", int, 0, 2**53),
+    ("elapsed", (int, float), 0.0, 1e12),
+    ("best", (int, float), -1e30, 1e30),
+    ("next", (int, float), 0.0, 2.0),
+    ("decay_from", (int, float), 0.0, 1.0),
+)
 _WARM_UP = 30  # steps in which the learning rate rises
 _LAST_RATE = 0.02  # of the learning rate, at the end
 _SAVE_EVERY = 20.0  # seconds of work between two states in the file
@@ -237,18 +247,25 @@ class FitFile:
                 f"{self.path.name} is the state of another fit (other movie, network or settings); "
                 "choose another name, or delete it to start anew"
             )
-        _copy(average.parameters, file, "weight")
-        _copy(average.values, file, "average")
-        for i, parameter in enumerate(average.parameters):
-            state: dict[str, Tensor] = {}
-            prefix = f"adam.{i}."
-            for name in (n for n in file.weights if n.startswith(prefix)):
-                value = file.weights[name]
-                empty = torch.zeros_like(parameter) if value.ndim else torch.zeros(())
-                state[name.removeprefix(prefix)] = empty.detach().copy_(value)
-            optimizer.state[parameter] = state
-        generator.set_state(file.weights["generator"])
-        counters: dict[str, Any] = file.header["counters"]
+        try:
+            counters: dict[str, Any] = file.header["counters"]
+            _check_counters(counters)
+            _copy(average.parameters, file, "weight")
+            _copy(average.values, file, "average")
+            for i, parameter in enumerate(average.parameters):
+                state: dict[str, Tensor] = {}
+                for name in _ADAM:
+                    value = file.weights[f"adam.{i}.{name}"]
+                    empty = torch.zeros_like(parameter) if value.ndim else torch.zeros(())
+                    state[name] = empty.detach().copy_(value)
+                optimizer.state[parameter] = state
+            generator.set_state(file.weights["generator"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{self.path.name} is damaged or was changed by hand ({said}); delete it to start "
+                "anew"
+            ) from error
         self._saved_at = float(counters["elapsed"])
         return counters
 
@@ -303,6 +320,27 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
         raise ValueError(
             f"{path.name} holds no state of a fit; choose another name, or delete it"
         ) from error
+
+
+def _check_counters(counters: Any) -> None:
+    """Raise ValueError where the counters of a file are not those of a fit: it might never end."""
+
+    def number(value: Any, kind: type | tuple[type, ...], least: float, most: float) -> bool:
+        good = isinstance(value, kind) and not isinstance(value, bool)
+        return good and math.isfinite(value) and least <= value <= most
+
+    for name, kind, least, most in _COUNTERS:
+        if not number(counters[name], kind, least, most):
+            raise ValueError(f"{name} is {str(counters[name])[:40]}")
+    if counters["end"] is not None and not number(counters["end"], (int, float), 1e-9, 1.0):
+        raise ValueError(f"end is {str(counters['end'])[:40]}")
+    for step, done, each in counters["knots"]:
+        if not (
+            number(step, int, 0, 2**53)
+            and number(done, (int, float), 0.0, 1.0)
+            and number(each, (int, float), 0.0, 1.0)
+        ):
+            raise ValueError("a knot of its pace is none")
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         header = json.loads(metadata[_KEY])
         version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path.name} is damaged: its header cannot be read ({error})") from error
     if version > FORMAT_VERSION:
         raise ValueError(

@@ -89,7 +89,10 @@ class SavedModel:
                 int(c): None if n is None else noise_from_dict(n)
                 for c, n in header["noise"].items()
             }
-            scaling = {int(c): IntensityScaling(**s) for c, s in header["scaling"].items()}
+            scaling = {
+                int(c): IntensityScaling(**{name: float(value) for name, value in s.items()})
+                for c, s in header["scaling"].items()
+            }
             correlation = {
                 int(c): None if n is None else correlation_from_dict(n)
                 for c, n in header.get("correlation", {}).items()
@@ -108,5 +111,15 @@ class SavedModel:
                 refined_flow=bool(header.get("refined_flow", False)),
                 correlation=correlation,
             )
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path.name} is damaged or was changed by hand: {error}") from error
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            said = " ".join(str(error).split())  # torch lists every weight on a line of its own
+            if len(said) > 300:
+                said = f"{said[:300]} …"
+            raise ValueError(f"{path.name} is damaged or was changed by hand: {said}") from error

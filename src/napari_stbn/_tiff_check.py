@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -134,8 +135,9 @@ def _values(
 
 
 def _read(file: BinaryIO, length: int) -> bytes:
-    """Read exactly so many bytes."""
-    raw = file.read(length)
-    if len(raw) < length:
+    """Read exactly so many bytes; a damaged count must not take the memory of the machine."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    raw = file.read(length) if 0 <= length <= left else b""
+    if len(raw) < length or length < 0:
         raise ValueError("it ends before its last page")
     return raw

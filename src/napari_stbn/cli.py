@@ -1,4 +1,4 @@
-"""The command line: ``napari-stbn denoise | demo | info``."""
+"""The command line: ``napari-stbn denoise | batch | demo | export | info``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from ._commands import OWN_OPTIONS, demo, denoise, info
+from ._batch_command import batch
+from ._commands import OWN_OPTIONS, demo, denoise
+from ._export_command import export
+from ._support import info_or_system
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import NoiseChoice
 from .presets import PRESETS
@@ -24,6 +27,7 @@ from .training import TrainingConfig
 
 __all__ = ["main"]
 
+_HANDLER = "napari-stbn command line"
 Noise = str | PoissonGaussianNoise | GaussianNoise | None
 
 
@@ -38,25 +42,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when done, 2 when the input, the options or the output would not do (one sentence on the
-        error stream), 130 when stopped.
+        0 when done, 1 when movies of a batch failed, 2 when the input, the options or the output
+        would not do (one sentence on the error stream), 130 when stopped.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s"
-    )
-    run: Callable[[argparse.Namespace], None] = options.run
+    _log(options.verbose)
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
         with _stopped_by_signals():
-            run(options)
+            return run(options) or 0
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         print(f"napari-stbn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"napari-stbn: stopped; nothing was written{_left(options)}", file=sys.stderr)
         return 130
-    return 0
+
+
+def _log(verbose: bool) -> None:
+    """Show what this package logs: its warnings, with ``-v`` all it does; other packages not."""
+    logger = logging.getLogger("napari_stbn")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    kept = [handler for handler in logger.handlers if handler.get_name() != _HANDLER]
+    handler = logging.StreamHandler()  # anew, for whatever sys.stderr is now
+    handler.set_name(_HANDLER)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(name)s: %(message)s" if verbose else "%(message)s")
+    )
+    logger.handlers[:] = [*kept, handler]
 
 
 @contextmanager
@@ -132,6 +146,52 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=denoise)
 
     command = commands.add_parser(
+        "batch", help="denoise many movies, on the workers of this machine or of a cluster"
+    )
+    command.add_argument(
+        "inputs", nargs="+", help='files, folders, and patterns such as "data/**/*.tif"'
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for results and manifest"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace existing outputs, do finished movies again"
+    )
+    model = command.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="denoise all with this saved model")
+    model.add_argument(
+        "--shared-model",
+        action="store_true",
+        help="fit one model to a sample of all movies, instead of one to each",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a running dask scheduler")
+    where.add_argument(
+        "--workers",
+        type=int,
+        help="processes on this machine, 0 for this one alone (one a GPU, or as many as fit)",
+    )
+    command.add_argument(
+        "--ending", default=".tif", help="of the outputs: .tif, .ome.tif, .ome.zarr or .npy"
+    )
+    command.add_argument(
+        "--uncertainty", action="store_true", help="also write NAME_uncertainty for each movie"
+    )
+    command.add_argument(
+        "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
+    )
+    command.add_argument(
+        "--blocks",
+        type=int,
+        help="parts that each movie is denoised in at once (large movies on idle workers alone)",
+    )
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    _add_fit_options(command)
+    command.set_defaults(run=batch)
+
+    command = commands.add_parser(
         "demo", help="denoise a simulated movie, and compare with the truth"
     )
     command.add_argument(
@@ -144,13 +204,32 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=demo, time_budget=60.0)
 
     command = commands.add_parser(
-        "info", help="axes, noise, memory and time of a movie, without denoising it"
+        "export", help="write a saved model as a package of the bioimage.io format"
     )
-    command.add_argument("input", type=Path)
+    command.add_argument("model", type=Path, help="what --save-model wrote")
+    command.add_argument("-o", "--output", type=Path, required=True, help="package (.zip) to write")
+    command.add_argument("--name", default="STBN time-lapse denoiser", help="what it is called")
+    command.add_argument("--author", action="append", default=[], help="who fitted it; repeatable")
+    command.add_argument("--channel", type=int, default=0, help="whose noise and scale go with it")
+    command.add_argument("--force", action="store_true", help="replace an existing package")
+    command.set_defaults(run=export)
+
+    command = commands.add_parser(
+        "info", help="axes, noise, memory and time of a movie, or what this machine is"
+    )
+    command.add_argument("input", type=Path, nargs="?")
+    command.add_argument(
+        "--system", action="store_true", help="versions, devices, memory, threads: for bug reports"
+    )
+    command.add_argument("--json", action="store_true", help="with --system: as JSON")
     command.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
     command.add_argument("--device", default="auto")
     _add_input_options(command)
-    command.set_defaults(run=info)
+    command.set_defaults(run=info_or_system)
+    for command in commands.choices.values():  # before the command or after it
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more"
+        )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Generator
@@ -53,6 +54,7 @@ from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_st
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
+_logger = logging.getLogger(__name__)
 _CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
 _REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
 _LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
@@ -270,6 +272,16 @@ class Denoiser:
             prepared.notes.append(first.note)
         self.model, self._started_from = first.model.place(self.device), first.name
         self._fitted_in = precision = begun.precision if begun else self._layer_precision(config)
+        _logger.info(
+            "fit to %s (%s, %s) on %s: %s, start %s, %s",
+            stack.name or "a movie",
+            stack.axes,
+            "x".join(map(str, stack.shape)),
+            self.device,
+            self.preset,
+            self._started_from,
+            precision,
+        )
         # The trial took a moment: who wants to cancel is asked before the next one.
         yield Progress("flow", 1.0, time.perf_counter() - started)
         generator = torch.Generator().manual_seed(self.seed)
@@ -292,6 +304,10 @@ class Denoiser:
             steps.close()  # puts the averaged weights in place now, not at collection
             self.model.eval()
             self._average = None
+            if self.history:
+                _logger.info(
+                    "%d steps of fit in %.1f s", self.history[-1].step, self.history[-1].elapsed
+                )
             # The result shall be that of the model when it is loaded again.
             self._flow_is_of_start = self._refines
 
@@ -637,7 +653,7 @@ class Denoiser:
                 network=saved.model.config,
                 precision=cast("Precision", saved.precision),
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{Path(path).name} is damaged or was changed by hand: {error}"
             ) from error

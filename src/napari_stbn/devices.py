@@ -14,6 +14,7 @@ __all__ = [
     "available_devices",
     "free_memory",
     "is_out_of_memory",
+    "limit_memory",
     "release_cached",
     "resolve_device",
 ]
@@ -23,6 +24,7 @@ _CGROUPS = (  # version 2 and version 1: the limit, and what is taken
     (_GROUP / "memory.max", _GROUP / "memory.current"),
     (_GROUP / "memory/memory.limit_in_bytes", _GROUP / "memory/memory.usage_in_bytes"),
 )
+_limit: int | None = None  # bytes of main memory that this process may hold; None: whatever is free
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -72,6 +74,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [psutil.virtual_memory().available, *_left_by_limits()]
+    if _limit is not None:
+        free.append(_limit - psutil.Process().memory_info().rss)
     return max(0, int(min(free)))
 
 
@@ -95,6 +99,18 @@ def _cached(group: Path) -> int:
         if name in ("inactive_file", "total_inactive_file"):
             return int(value)
     return 0
+
+
+def limit_memory(limit: int | None) -> None:
+    """Let this process plan with its share of main memory, beside others on the machine.
+
+    Parameters
+    ----------
+    limit : int or None [bytes]
+        Resident memory that the process may reach; None for whatever is free.
+    """
+    global _limit  # noqa: PLW0603
+    _limit = limit
 
 
 def available_devices() -> dict[str, str]:

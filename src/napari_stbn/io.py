@@ -38,7 +38,8 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
     Parameters
     ----------
     path : path
-        TIFF (OME-TIFF, ImageJ, BigTIFF, plain), ``.npy``, or an OME-Zarr folder (0.4 and 0.5).
+        TIFF (OME-TIFF, ImageJ, BigTIFF, plain), ``.npy``, or an OME-Zarr folder (0.4 and 0.5);
+        nd2, czi, lif and others where bioio and its plugin for them are installed.
     axes : str, optional
         Overrules the file: one letter out of T, C, Z, Y, X and S for each of its axes.
 
@@ -82,6 +83,10 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
         return read_tiff(path, axes, name)
     if ending == ".npy":
         return _read_npy(path, axes, name)
+    from napari_stbn._bioio import FOREIGN, read_bioio
+
+    if ending in FOREIGN:
+        return read_bioio(path, axes, path.stem)
     raise ValueError(
         f"{path} has the unknown ending {ending or 'of no kind'}; save it as one of "
         f"{', '.join(READABLE)}, for example with Fiji."
@@ -307,7 +312,9 @@ def _read_npy(path: Path, axes: str | None, name: str) -> Stack:
     """Open a ``.npy`` file."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # numpy parses the header as Python and lets its errors through
         raise ValueError(
             f"{path} cannot be read as .npy: {' '.join(str(error).split()).rstrip('.')}. Is it "
             "truncated, another format, or an array of objects? Save it again with numpy.save."

@@ -247,8 +247,9 @@ def noise_from_dict(description: Mapping[str, Any]) -> PoissonGaussianNoise | Ga
     if kind not in kinds:
         raise ValueError(f"noise kind must be one of {', '.join(kinds)}; got {kind!r}")
     try:
-        return kinds[kind](**values)  # type: ignore[no-any-return]
-    except TypeError as error:
+        numbers = {key: float(value) for key, value in values.items()}  # true and false too
+        return kinds[kind](**numbers)  # type: ignore[no-any-return]
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"noise of kind {kind} cannot be read from {values}: {error}") from error
 
 

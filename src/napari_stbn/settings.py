@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from .correlation import CorrelationChoice
 from .denoiser import Denoiser
 from .flow import FlowMethod
-from .noise import noise_from_dict
+from .noise import GaussianNoise, PoissonGaussianNoise, noise_from_dict
 from .precision import Precision
 from .preparation import KnownNoise, NoiseChoice
 from .presets import PRESETS, PresetName
@@ -21,6 +21,8 @@ from .stack import Stack
 from .training import TrainingConfig
 
 __all__ = ["RunSettings", "read_report"]
+
+_LARGEST = 2**63  # seeds are 64-bit numbers
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class RunSettings:
             training = {**self.training, **repeat}
             repeated = replace(self, training=training, max_steps=steps, time_budget=None)
             repeated.training_config()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 "this report tells of no fit that could be repeated: it needs steps and pace"
             ) from error
@@ -205,15 +207,39 @@ class RunSettings:
         ValueError
             If it is not JSON of settings.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"settings must be a JSON object: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"settings must be a JSON object, got {text!r}")
+            raise ValueError(f"settings must be a JSON object, got {text[:100]!r}")
         known = {row.name for row in fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
         if isinstance(values.get("noise"), dict):
-            noise: KnownNoise = noise_from_dict(values["noise"])
+            try:
+                noise: KnownNoise = noise_from_dict(values["noise"])
+            except (KeyError, TypeError, OverflowError) as error:
+                raise ValueError(f"this is no noise model: {values['noise']!r}") from error
             values["noise"] = noise
+        for name, value in values.items():
+            _check_kind(name, value, getattr(cls(), name))
         return cls(**values)
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Raise where a value from a file is not of the kind of its field."""
+    kinds: tuple[type, ...] = (type(default),)
+    if name == "noise":
+        kinds = (str, PoissonGaussianNoise, GaussianNoise, type(None))
+    elif name == "training":
+        kinds = (Mapping,)
+    elif default is None:
+        kinds = (int, float, type(None))
+    wrong = not isinstance(value, kinds) or isinstance(value, bool)
+    if wrong or (isinstance(value, (int, float)) and not 0 <= value < _LARGEST):
+        raise ValueError(
+            f"{name} cannot be {str(value)[:100]!r}; choose another value or leave it out"
+        )
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -226,7 +252,10 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are kinds of it
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # JSONDecodeError and UnicodeDecodeError are kinds of it
         raise ValueError(f"{path.name} is not a report in JSON: {error}") from error
     if not isinstance(report, dict):
         raise ValueError(f"{path.name} is not a report: expected a JSON object")

@@ -263,7 +263,7 @@ def training_steps(
         schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
         schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
         schedule.resume(step, elapsed)
-        if counters["safe"]:
+        if counters.get("safe"):
             path.play_safe()
     try:
         while True:

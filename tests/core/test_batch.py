@@ -1,0 +1,489 @@
+"""Claims of a batch: nothing stops the rest, nothing is done twice, nothing is lost to a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from napari_stbn import RunSettings, Stack, _batch_pool, batch, read, simulate, write
+from napari_stbn._batch_blocks import MARGIN_FRAMES, Block, plan_blocks
+from napari_stbn._batch_inputs import find_movies
+from napari_stbn._batch_jobs import run_movie
+from napari_stbn._batch_manifest import FILE_NAME, Manifest, fingerprint
+from napari_stbn._batch_sample import sample
+from napari_stbn.batch import BatchOptions, batch_steps, denoise_many
+from napari_stbn.cli import main
+from napari_stbn.devices import free_memory, limit_memory, resolve_device
+
+NOISY = simulate((4, 24, 20), kind="nuclei", seed=0).noisy
+TRAINING = {"clip_size": 12, "clip_frames": 2, "batch": 1}
+QUICK = RunSettings(preset="preview", device="cpu", max_steps=2, training=TRAINING)
+
+
+def options(**changes: Any) -> BatchOptions:
+    return BatchOptions(**{"settings": QUICK, "workers": 0, **changes})
+
+
+@pytest.fixture
+def movies(tmp_path: Path) -> Path:
+    """A folder of two good movies and two bad ones."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, data in (("a", NOISY), ("b", NOISY + 3)):
+        write(folder / f"{name}.tif", Stack(data, "TYX", pixel_size=0.25, frame_interval=2.0))
+    (folder / "cut.tif").write_bytes((folder / "a.tif").read_bytes()[:300])
+    np.save(folder / "still.npy", np.zeros((1, 20, 20)))
+    (folder / "notes.txt").write_text("not a movie")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def statuses(outcomes: list[batch.MovieOutcome]) -> dict[str, str]:
+    return {outcome.input.name: outcome.status for outcome in outcomes}
+
+
+# ---------------------------------------------------------------- in this process
+
+
+def test_bad_movies_stop_no_other_and_finished_ones_are_skipped(
+    movies: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = denoise_many(movies, out, options())
+    expected = {"a.tif": "done", "b.tif": "done", "cut.tif": "failed", "still.npy": "failed"}
+    assert statuses(first) == expected
+    assert names(out) == ["a.tif", "b.tif", FILE_NAME]
+    errors = {outcome.input.name: outcome.error for outcome in first if outcome.error}
+    assert "truncated" in errors["cut.tif"]
+    assert "has 1 frame" in errors["still.npy"]
+    stack = read(out / "a.tif")
+    assert (stack.axes, stack.shape) == ("TYX", NOISY.shape)
+    assert stack.dtype == np.float32
+    assert stack.frame_interval == pytest.approx(2.0)
+
+    before = (out / "a.tif").stat().st_mtime_ns
+    again = denoise_many([movies / "b.tif", movies / "a.tif"], out, options())
+    assert statuses(again) == {"a.tif": "skipped", "b.tif": "skipped"}
+    assert (out / "a.tif").stat().st_mtime_ns == before
+
+    write(movies / "a.tif", Stack(NOISY + 9, "TYX"), overwrite=True)  # another movie, same name
+    (changed,) = denoise_many(movies / "a.tif", out, options())
+    assert changed.status == "failed"
+    assert "exists" in changed.error
+    (forced,) = denoise_many(movies / "a.tif", out, options(overwrite=True))
+    assert forced.status == "done"
+
+
+def test_other_parameters_are_other_results(movies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    denoise_many(movies / "a.tif", out, options())
+    other = RunSettings(preset="preview", device="cpu", max_steps=3, training=TRAINING)
+    (outcome,) = denoise_many(movies / "a.tif", out, options(settings=other))
+    assert (outcome.status, "exists" in outcome.error) == ("failed", True)
+    (outcome,) = denoise_many(
+        movies / "a.tif", out, options(settings=other, ending=".ome.zarr", uncertainty=True)
+    )
+    assert (outcome.status, outcome.steps) == ("done", 3)
+    assert names(out) == ["a.ome.zarr", "a.tif", "a_uncertainty.ome.zarr", FILE_NAME]
+
+
+def test_the_manifest_says_what_was_done(movies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    denoise_many(movies, out, options(keep_dtype=True))
+    assert read(out / "a.tif").dtype == NOISY.dtype
+    entry = Manifest(out / FILE_NAME).last()["a.tif"]
+    assert entry["status"] == "done"
+    assert entry["input"] == str(movies / "a.tif")
+    assert entry["bytes"] == (movies / "a.tif").stat().st_size
+    assert entry["steps"] == 2
+    assert entry["parameters"]["settings"]["training"] == TRAINING
+    assert entry["parameters"]["keep_dtype"] is True
+
+
+@pytest.mark.parametrize("torn", [b'{"format": 1, "outp', b"\x00\xff\xfe", b"[1, 2]\n{}\nnull\n"])
+def test_a_torn_manifest_is_read_and_gone_on_with(
+    movies: Path, tmp_path: Path, torn: bytes
+) -> None:
+    out = tmp_path / "out"
+    denoise_many(movies / "a.tif", out, options())
+    path = out / FILE_NAME
+    path.write_bytes(path.read_bytes() + torn)
+    outcomes = denoise_many([movies / "a.tif", movies / "b.tif"], out, options())
+    assert statuses(outcomes) == {"a.tif": "skipped", "b.tif": "done"}
+    assert Manifest(path).last()["b.tif"]["status"] == "done"
+
+
+def test_a_manifest_of_the_future_is_refused(movies: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / FILE_NAME).write_text(json.dumps({"format": 99, "output": "a.tif"}))
+    with pytest.raises(ValueError, match="format 99"):
+        denoise_many(movies, tmp_path / "out", options())
+
+
+def test_an_output_that_was_begun_is_done_again_a_foreign_one_is_kept(
+    movies: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out / "a.tif", Stack(NOISY, "TYX"))
+    before = (out / "a.tif").read_bytes()
+    (outcome,) = denoise_many(movies / "a.tif", out, options())
+    assert (outcome.status, "exists" in outcome.error) == ("failed", True)
+    assert (out / "a.tif").read_bytes() == before
+    # As a run leaves it that was killed after the result and before its line.
+    Manifest(out / FILE_NAME).append({"output": "a.tif", "status": "started"})
+    (outcome,) = denoise_many(movies / "a.tif", out, options())
+    assert outcome.status == "done"
+    assert read(out / "a.tif").dtype == np.float32
+
+
+def test_stopping_early_keeps_what_is_finished(movies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    steps = batch_steps([movies / "a.tif", movies / "b.tif"], out, options())
+    assert next(steps).status == "done"
+    steps.close()
+    rest = denoise_many([movies / "a.tif", movies / "b.tif"], out, options())
+    assert statuses(rest) == {"a.tif": "skipped", "b.tif": "done"}
+
+
+def test_two_batches_in_one_folder_are_refused(movies: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="folders are not locked on Windows")
+    out = tmp_path / "out"
+    steps = batch_steps([movies / "a.tif", movies / "b.tif"], out, options())
+    next(steps)
+    with pytest.raises(FileExistsError, match="another batch writes"):
+        denoise_many(movies, out, options())
+    steps.close()
+    assert denoise_many(movies / "b.tif", out, options())[0].status == "done"
+
+
+def test_one_shared_model(movies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(movies / "larger.tif", Stack(simulate((6, 32, 30), seed=2).noisy, "TYX"))
+    first = denoise_many(movies, out, options(shared_model=True))
+    assert list(statuses(first).values()).count("done") == 3
+    fitted = (out / "shared.stbn").stat().st_mtime_ns
+    write(movies / "new.tif", Stack(NOISY + 5, "TYX"))
+    again = denoise_many(movies, out, options(shared_model=True))
+    assert statuses(again)["new.tif"] == "done"
+    assert list(statuses(again).values()).count("skipped") == 3
+    assert (out / "shared.stbn").stat().st_mtime_ns == fitted
+    # The same model by hand gives the same results.
+    other = denoise_many(movies / "a.tif", tmp_path / "o", options(model=out / "shared.stbn"))
+    assert other[0].status == "done"
+    np.testing.assert_array_equal(read(tmp_path / "o/a.tif").movie(), read(out / "a.tif").movie())
+    longer = RunSettings(preset="preview", device="cpu", max_steps=3, training=TRAINING)
+    with pytest.raises(FileExistsError, match="other settings"):
+        denoise_many(movies, out, options(settings=longer, shared_model=True))
+
+
+def test_a_sample_holds_a_crop_of_each_movie(tmp_path: Path) -> None:
+    paths = []
+    for number, shape in enumerate([(6, 2, 20, 24), (9, 2, 30, 24), (5, 2, 19, 40)]):
+        data = np.full(shape, number, np.uint16)
+        paths.append(write(tmp_path / f"{number}.tif", Stack(data, "TCYX")))
+    np.save(tmp_path / "one.npy", np.zeros((6, 20, 24)))
+    stack = sample([*paths, tmp_path / "one.npy", tmp_path / "none.tif"], None)
+    assert stack.axes == "TZCYX"
+    assert stack.shape == (6, 2, 2, 20, 24)  # the third is smaller than most
+    assert stack.movie(1, 1).max() == 1
+    with pytest.raises(ValueError, match="no movie could be read"):
+        sample([tmp_path / "none.tif"], None)
+
+
+def test_without_dask_the_movies_are_done_here(
+    movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_batch_pool, "find_spec", lambda _name: None)
+    assert denoise_many(movies / "a.tif", tmp_path / "out", options(workers=None))
+    assert "one after the other in this process" in caplog.text
+    for asked in ({"workers": 2}, {"workers": None, "scheduler": "tcp://127.0.0.1:1"}):
+        with pytest.raises(ValueError, match="pip install"):
+            denoise_many(movies / "a.tif", tmp_path / "other", options(**asked))
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_inputs_are_files_folders_and_patterns(movies: Path, tmp_path: Path) -> None:
+    for number in (0, 1):
+        folder = tmp_path / f"pos{number}"
+        folder.mkdir()
+        write(folder / "img.tif", Stack(NOISY, "TYX"))
+    np.save(tmp_path / "pos0" / "img.npy", NOISY)
+    write(tmp_path / "pos1" / "z.ome.zarr", Stack(NOISY, "TYX"))
+    found = find_movies(
+        [movies, movies / "a.tif", f"{tmp_path}/pos*/*.*", tmp_path / "pos1"],
+        tmp_path / "o",
+        ".tif",
+    )
+    assert sorted(movie.target.name for movie in found) == [
+        *("a.tif", "b.tif", "cut.tif", "img.tif", "img_npy.tif", "img_tif.tif"),
+        *("still.tif", "z.tif"),
+    ]
+
+
+def test_the_same_names_get_their_folders(tmp_path: Path) -> None:
+    for folder in ("p0", "p1", "p1/deep"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "img.tif", Stack(NOISY, "TYX"))
+    found = find_movies(f"{tmp_path}/p*/**/*.tif", tmp_path / "o", ".npy")
+    targets = [movie.target.name for movie in found]
+    assert len(set(targets)) == 3
+    assert {"p0_img.npy", "p1_img.npy", "deep_img.npy"} == set(targets)
+
+
+def test_inputs_that_are_none_are_said(movies: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for inputs, sentence in (
+        ([], "there is no movie"),
+        ([tmp_path / "empty"], "holds no movie"),
+        ([f"{tmp_path}/x*.tif"], "no movie matches"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            denoise_many(inputs, tmp_path / "out", options())
+    with pytest.raises(ValueError, match="take the place of an input"):
+        denoise_many(movies, movies, options(overwrite=True))
+    (outcome,) = denoise_many(tmp_path / "gone.tif", tmp_path / "out", options())
+    assert (outcome.status, "does not exist" in outcome.error) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "m.stbn", "shared_model": True}, "exclude each other"),
+        ({"scheduler": "tcp://x:1"}, "has its own workers"),
+        ({"ending": ".png"}, "ending must be"),
+        ({"blocks": 0}, "blocks must be"),
+        ({"uncertainty": True, "settings": RunSettings(noise=None)}, "no uncertainty"),
+    ],
+)
+def test_options_that_do_not_go_together(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        options(**changes)
+
+
+def test_a_folder_changes_when_a_file_in_it_does(tmp_path: Path) -> None:
+    path = write(tmp_path / "z.zarr", Stack(NOISY, "TYX"))
+    before = fingerprint(path)
+    assert fingerprint(path) == before
+    chunk = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.utime(chunk, ns=(1, before["modified"] + 1))
+    assert fingerprint(path) != before
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def test_blocks_hold_each_pixel_once_and_their_margins() -> None:
+    shape = (200, 70, 90)
+    blocks = plan_blocks(shape, 4, side=50)
+    seen = np.zeros(shape, int)
+    for block in blocks:
+        seen[block.index("TYX")] += 1
+        numbers = np.arange(np.prod(shape)).reshape(shape)
+        outer = numbers[block.index("TYX", outer=True)]
+        np.testing.assert_array_equal(outer[block.local("TYX")], numbers[block.index("TYX")])
+    assert (seen == 1).all()
+    assert len(blocks) == 4 * 2 * 2
+    assert blocks[0].outer[0] == (0, 50 + MARGIN_FRAMES)
+    assert len(plan_blocks((60, 20, 20), 8)) == 1, "a short movie is not cut"
+    whole = ((0, 10), (0, 20), (0, 20))
+    assert plan_blocks((10, 20, 20), 1) == [Block(whole, whole)]
+
+
+def test_a_movie_in_blocks_is_the_whole_movie(tmp_path: Path) -> None:
+    data = simulate((96, 20, 20), seed=4).noisy
+    path = write(tmp_path / "long.tif", Stack(np.stack([data, data + 5], 1), "TCYX"))
+    settings = RunSettings(
+        preset="preview",
+        device="cpu",
+        max_steps=10,
+        flow="none",
+        precision="float32",
+        training=TRAINING,
+    )
+    same = {"settings": settings, "uncertainty": True}
+    whole = denoise_many(path, tmp_path / "whole", options(**same))
+    parts = denoise_many(path, tmp_path / "parts", options(**same, blocks=2))
+    assert [whole[0].status, parts[0].status] == ["done", "done"]
+    assert Manifest(tmp_path / "parts" / FILE_NAME).last()["long.tif"]["blocks"] == 2
+    assert names(tmp_path / "parts") == ["long.tif", "long_uncertainty.tif", FILE_NAME]
+    one, two = (read(tmp_path / place / "long.tif").array[...] for place in ("whole", "parts"))
+    std = read(tmp_path / "whole" / "long_uncertainty.tif").array[...]
+    apart = np.abs(one - two) / std
+    # In parts of the posterior standard deviation; most at the seam, frame 48.
+    assert apart.max() < 0.05
+    assert apart[:20].max() < 1e-3
+    assert np.isfinite(two).all()
+
+
+# ---------------------------------------------------------------- workers
+
+
+@pytest.fixture
+def workers() -> None:
+    pytest.importorskip("distributed", reason="needs the extra `cluster`")
+
+
+def child_workers() -> list[psutil.Process]:
+    """Worker processes of a local cluster, children of this one; not the resource tracker."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_worker_that_is_killed_loses_nothing(movies: Path, tmp_path: Path) -> None:
+    """Two processes; one dies by SIGKILL in the middle of a fit, and all movies get done."""
+    long = RunSettings(preset="preview", device="cpu", max_steps=60, training=TRAINING)
+    for number in range(2):
+        write(movies / f"more{number}.tif", Stack(NOISY + number, "TYX"))
+    out = tmp_path / "out"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        """As soon as the first movie is begun and both workers are at it."""
+        manifest = Manifest(out / FILE_NAME)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not killed:
+            busy = [p for p in child_workers() if p.cpu_times().user > 2]
+            if len(busy) == 2 and len(manifest.read()) >= 2:
+                os.kill(busy[0].pid, signal.SIGKILL)
+                killed.append(busy[0].pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    outcomes = denoise_many(movies, out, options(settings=long, workers=2))
+    thread.join()
+    assert killed
+    assert statuses(outcomes) == {
+        **dict.fromkeys(("a.tif", "b.tif", "more0.tif", "more1.tif"), "done"),
+        **dict.fromkeys(("cut.tif", "still.npy"), "failed"),
+    }
+    for name in ("a.tif", "b.tif", "more0.tif", "more1.tif"):
+        assert np.isfinite(read(out / name).movie()).all()
+    assert not child_workers(), "no worker is left behind"
+    again = denoise_many(movies, out, options(settings=long, workers=2))
+    assert list(statuses(again).values()).count("skipped") == 4
+
+
+@pytest.mark.usefixtures("workers")
+def test_workers_give_what_this_process_gives(movies: Path, tmp_path: Path) -> None:
+    paths = [movies / "a.tif", movies / "b.tif"]
+    here, there = tmp_path / "here", tmp_path / "there"
+    denoise_many(paths, here, options())
+    outcomes = denoise_many(paths, there, options(workers=2))
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+    for path in paths:
+        np.testing.assert_allclose(
+            read(here / path.name).movie(), read(there / path.name).movie(), rtol=1e-5
+        )
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_scheduler_that_is_not_there_is_said(movies: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no dask scheduler answers at"):
+        denoise_many(movies, tmp_path / "out", options(workers=None, scheduler="nonsense://x"))
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_scheduler_that_dies_fails_its_movies_and_hangs_nothing() -> None:
+    class Closed:
+        def submit(self, *_arguments: Any, **_options: Any) -> Any:
+            raise RuntimeError("client is closed")
+
+    pool = _batch_pool._Workers(Closed())
+    pool.submit("movie", run_movie, None)
+    tag, done, error = pool.next()
+    assert (tag, done) == ("movie", None)
+    assert "connection to the scheduler was lost" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "need", "expected"), [(3, 8, 0, 3), (3, 2, 0, 2), (0, 8, 10**15, 1)]
+)
+def test_as_many_workers_as_the_machine_takes(
+    gpus: int, jobs: int, need: int, expected: int
+) -> None:
+    assert _batch_pool._count(None, "cpu", gpus, jobs, need) == expected
+
+
+def test_workers_see_one_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _batch_pool._gpus("auto") == ["0", "1"]
+    assert _batch_pool._gpus("cuda:1") == ["0,1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-abc")
+    assert _batch_pool._gpus("auto") == ["5", "GPU-abc"]
+    assert _batch_pool._gpus("cpu") == []
+
+
+def test_a_worker_plans_with_its_share_of_the_memory() -> None:
+    cpu = resolve_device("cpu")
+    held = psutil.Process().memory_info().rss
+    try:
+        limit_memory(held + 10**8)
+        assert 0 < free_memory(cpu) < 2 * 10**8
+        limit_memory(1)
+        assert free_memory(cpu) == 0
+    finally:
+        limit_memory(None)
+    assert free_memory(cpu) > 2 * 10**8
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_the_command_line(movies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--preset", "preview", "--device", "cpu", "--max-steps", "2", "--clip-size", "12"]
+    quick += ["--clip-frames", "2", "--workers", "0"]
+    out = str(tmp_path / "out")
+    assert main(["batch", f"{movies}/[ab].tif", "-o", out, *quick]) == 0
+    said = capsys.readouterr().out
+    assert "2 movies: 2 done, 0 skipped, 0 failed" in said
+    assert main(["batch", str(movies), "-o", out, *quick]) == 1
+    said = capsys.readouterr().out
+    assert "4 movies: 0 done, 2 skipped, 2 failed" in said
+    assert "has 1 frame" in said
+    assert main(["batch", f"{tmp_path}/none*.tif", "-o", out, *quick]) == 2
+    assert "no movie matches" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    calls: list[Any] = []
+    real = _batch_pool.Here.next
+
+    def stop_at_the_second(self: _batch_pool.Here) -> Any:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(_batch_pool.Here, "next", stop_at_the_second)
+    given = [str(movies / "a.tif"), str(movies / "b.tif"), "-o", str(tmp_path / "out")]
+    quick = ["--preset", "preview", "--max-steps", "2", "--workers", "0", "--device", "cpu"]
+    assert main(["batch", *given, *quick]) == 130
+    assert "what is finished stays" in capsys.readouterr().err
+    assert main(["batch", *given, *quick]) == 0
+    assert "1 done, 1 skipped" in capsys.readouterr().out
