@@ -77,7 +77,7 @@ def read_model_file(path: Path) -> ModelFile:
             metadata = content.metadata() or {}
             names = list(content.keys())
             weights = {name: content.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last: cut off while it is read
         raise ValueError(f"{path.name} is not an STBN model, or is damaged: {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path.name} holds weights of another program, not an STBN model")

@@ -210,7 +210,12 @@ def steps_in(path: Path) -> int:
     """Steps of the fit whose state a file holds; -1 where there is none, 10**6 for a model."""
     if not path.exists():
         return -1
-    return int(read_model_file(path).header.get("counters", {"step": 10**6})["step"])
+    while True:
+        try:
+            header = read_model_file(path).header
+        except ValueError:  # replaced by the next state between two looks of the reader
+            continue
+        return int(header.get("counters", {"step": 10**6})["step"])
 
 
 def wait_for(process: subprocess.Popen[bytes], path: Path, step: int) -> None:
