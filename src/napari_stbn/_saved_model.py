@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
@@ -59,6 +60,7 @@ class SavedModel:
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
+            "clip_frames": self.model.clip_frames,
             "noise": {c: None if n is None else n.to_dict() for c, n in self.noise.items()},
             "scaling": {c: asdict(s) for c, s in self.scaling.items()},
             "correlation": {
@@ -85,6 +87,7 @@ class SavedModel:
         try:
             model = STBN(STBNConfig(**header["network"]))
             model.load_state_dict(file.weights)
+            model.clip_frames = _clip_frames(header.get("clip_frames", 8))
             noise = {
                 int(c): None if n is None else noise_from_dict(n)
                 for c, n in header["noise"].items()
@@ -123,3 +126,10 @@ class SavedModel:
             if len(said) > 300:
                 said = f"{said[:300]} …"
             raise ValueError(f"{path.name} is damaged or was changed by hand: {said}") from error
+
+
+def _clip_frames(value: Any) -> int | None:
+    """Frames of the clips of a fit, as a file has them; files before this entry are of 8."""
+    if value is None or (isinstance(value, int) and 2 <= value <= 64):
+        return value
+    raise ValueError(f"clip_frames must be from 2 to 64, got {str(value)[:40]}")

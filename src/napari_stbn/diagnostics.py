@@ -6,7 +6,7 @@ And what leaks past its blind spot.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -186,11 +186,11 @@ def blind_spot_leak(
             flow_to_next=torch.from_numpy(along[1]),
             units=(unit,),
         )
-        plan = replace(plan_inference(model, prepared.shape, 1 << 40), window=len(values))
+        plan = plan_inference(model, prepared.shape, 1 << 40)
         windows = [
-            w for w in denoise_frames(model, prepared, plan) if isinstance(w, DenoisedWindow)
+            w.prior for w in denoise_frames(model, prepared, plan) if isinstance(w, DenoisedWindow)
         ]
-        return windows[0].prior[here, 0][torch.from_numpy(lattice)]
+        return torch.cat(windows)[here, 0][torch.from_numpy(lattice)]
 
     before = predict(clip, flow)
     held = (predict(changed, flow) - before).abs()

@@ -8,6 +8,11 @@ result at every cut. Two things avoid this here:
   second pass goes forward window by window: it repeats the backward direction inside the window
   from the kept state, continues the forward direction from the last window, and predicts. No
   overlap, and the result does not depend on the window.
+* *Clips.* Exactness is worth little where a network is used beyond what it was fitted to: after a
+  fit to clips of 8 frames, states that went through more were never seen, and can grow without
+  bound (a still scene, 800 steps, 240 frames: infinite). So a plan made by `plan_inference` looks
+  as far as the clips of the fit were long: every block of frames is denoised from the clip around
+  it. Memory is then flat in the number of frames.
 * *Space.* States are kept for whole frames, and only the convolutions of one step run in tiles. The
   reach of one step is finite and
   small (`state_radius`, `head_radius`), so a tile with that halo gives exactly what the whole frame
@@ -63,11 +68,14 @@ class InferencePlan:
         Side of the tiles that the convolutions run in [px], a multiple of 4.
     bytes
         Memory expected at the peak, beside the movie itself.
+    clip_frames
+        Frames that a result depends on, None for all. This does change the result.
     """
 
     window: int
     tile: int
     bytes: int
+    clip_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def plan_inference(
     Parameters
     ----------
     model : STBN
+        Where it is known how many frames its clips had, results depend on as many.
     shape : (frames, height, width)
     budget : int [bytes]
         Memory that may be taken, beside the movie.
@@ -132,7 +141,8 @@ def plan_inference(
             sides = (min(tile, side) + halo for side in (height, width))
             share = min(1.0, math.prod(sides) / (height * width))
         # Backward states at the starts of windows wait for their turn.
-        kept = math.ceil(frames / window) * state if window < frames else 0
+        whole = model.clip_frames is None
+        kept = math.ceil(frames / window) * state if whole and window < frames else 0
         return int(kept + window * (state + results) + (12 + 30 * share) * state + _SCRATCH)
 
     largest = 4 * math.ceil(max(height, width) / 4)
@@ -144,10 +154,13 @@ def plan_inference(
     windows = sorted(
         {min(frames, w) for w in (64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1)}, reverse=True
     )
+    clip = model.clip_frames
+    if clip is not None and clip < frames:
+        windows = [_block(clip)]
     for tile in tiles:  # large tiles first: halos cost time, windows cost nearly nothing
         for window in windows:
             if peak(window, tile) <= budget:
-                return InferencePlan(window, tile, peak(window, tile))
+                return InferencePlan(window, tile, peak(window, tile), clip)
     least = min(peak(window, tiles[-1]) for window in windows)
     raise MemoryError(
         f"denoising frames of {height} x {width} needs {least / 1e9:.1f} GB, "
@@ -188,6 +201,9 @@ def denoise_frames(
         As soon as a window is ready; together they hold every frame once.
     """
     runner = _Runner(model, movie, plan, precision, origins)
+    if plan.clip_frames is not None and plan.clip_frames < runner.frames:
+        yield from _clip_by_clip(runner, plan.clip_frames)
+        return
     # Units of work: a backward step costs one, a forward step with its prediction 1.5 or more.
     total = runner.frames * 2.5
     done = 0.0
@@ -218,6 +234,37 @@ def denoise_frames(
             done += (total - first_pass) / runner.frames
             yield min(1.0, done / total)
         yield replace(window, fraction=min(1.0, done / total))
+
+
+def _block(clip_frames: int) -> int:
+    """Frames in the middle of a clip that are kept of it."""
+    return max(1, clip_frames // 2)
+
+
+def _clip_by_clip(
+    runner: _Runner, clip_frames: int
+) -> Generator[DenoisedWindow | float, None, None]:
+    """Denoise every block of frames from the clip around it; clips at the ends are moved in."""
+    frames, block = runner.frames, _block(clip_frames)
+    for start in range(0, frames, block):
+        stop = min(start + block, frames)
+        first = min(max(0, start - (clip_frames - block) // 2), frames - clip_frames)
+        share, done = (stop - start) / frames, start / frames
+        future: dict[int, Tensor] = {}
+        state = past = None
+        for t in range(first + clip_frames - 1, start - 1, -1):
+            state = yield from _telling(runner.step("from_future", t, state), done)
+            if t < stop:
+                future[t] = state
+        window = runner.window(start, stop)
+        for t in range(first, stop):
+            past = yield from _telling(runner.step("from_past", t, past), done + 0.3 * share)
+            if t >= start:
+                prior = yield from _telling(
+                    runner.predict(past, future.pop(t)), done + (t - start) / frames
+                )
+                runner.finish(t, prior, window)
+        yield replace(window, fraction=stop / frames)
 
 
 def denoise_frame(

@@ -248,6 +248,7 @@ def training_steps(
     held_out = [clip.to(device) for clip in sampler.held_out()]
     optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     average = average or Average(model, config.averaging)
+    model.clip_frames = config.clip_frames
     path = FitPath(model, precision)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)

@@ -26,6 +26,7 @@ from napari_stbn.network.frozen import FrozenSTBN
 from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.preparation import PreparedMovie, prepare_movie
 from napari_stbn.prior import network_input, posterior, prior_mean
+from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
 NOISE = PoissonGaussianNoise(2.0, 100.0, 1.6)
@@ -311,3 +312,76 @@ def test_a_plan_keeps_its_promise_of_memory() -> None:
     long = plan_inference(model, (20_000, 128, 128), 2 * 10**9)
     kept = math.ceil(20_000 / long.window) * 4 * 128 * 128 * 4
     assert kept <= long.bytes <= 2 * 10**9
+
+
+# ---------------------------------------------------------------- clips
+
+
+def cut(movie: PreparedMovie, first: int, last: int) -> PreparedMovie:
+    """Frames from `first` to `last` - 1 as a movie of their own."""
+    frames, pairs = slice(first, last), slice(first, last - 1)
+    return replace(
+        movie,
+        intensities=movie.intensities[frames],
+        inputs=movie.inputs[frames],
+        valid=movie.valid[frames],
+        flow_to_previous=movie.flow_to_previous[pairs],
+        flow_to_next=movie.flow_to_next[pairs],
+    )
+
+
+@pytest.mark.parametrize("frames", [2, 7, 8, 9, 12, 19])
+def test_every_block_is_denoised_from_the_clip_around_it(frames: int) -> None:
+    model, movie = random_model(), random_movie((frames, 20, 24))
+    model.clip_frames = 8
+    plan = plan_inference(model, movie.shape, 10**9)
+    assert plan.clip_frames == 8
+    pieces = [
+        p for p in denoise_frames(model, movie, plan) if isinstance(p, DenoisedWindow)
+    ]  # fmt: skip
+    assert torch.cat([torch.arange(p.start, p.start + len(p.mean)) for p in pieces]).tolist() == [
+        *range(frames)
+    ]
+    got = torch.cat([p.mean for p in pieces])
+    for start in range(0, frames, 4):
+        first = min(max(0, start - 2), max(0, frames - 8))
+        clip = cut(movie, first, min(frames, first + 8))
+        expected, *_ = at_once(model, clip)
+        block = slice(start, min(start + 4, frames))
+        assert worst(got[block], expected[start - first :][: block.stop - start], movie) < 1e-4
+
+
+def test_memory_does_not_grow_with_the_frames_of_a_movie() -> None:
+    model = random_model()
+    model.clip_frames = 8
+    short, long = (plan_inference(model, (t, 256, 256), 10**9) for t in (20, 20_000))
+    assert short == long
+
+
+def test_a_fit_says_how_far_its_model_looks(tmp_path: Path) -> None:
+    from napari_stbn import Denoiser, simulate
+
+    noisy = simulate((10, 24, 24), seed=0).noisy
+    training = TrainingConfig(max_steps=1, clip_frames=5, clip_size=16)
+    denoiser = Denoiser("preview", device="cpu", start="fresh").fit(noisy, training=training)
+    path = denoiser.save(tmp_path / "model.stbn")
+    loaded = Denoiser.load(path, device="cpu")
+    assert loaded.model is not None
+    assert loaded.model.clip_frames == 5
+    assert np.array_equal(loaded.denoise(noisy).denoised, denoiser.denoise(noisy).denoised)
+
+
+@pytest.mark.slow
+def test_long_still_movies_do_not_blow_up() -> None:
+    """The recurrence of a fit to a still scene amplifies: beyond its clips it once went to 1e26."""
+    from napari_stbn import Denoiser, simulate
+
+    made = simulate((2, 64, 64), kind="nuclei", seed=1)
+    clean = np.repeat(made.clean[:1], 96, 0)
+    chance = np.random.default_rng(0)
+    photons = chance.poisson((clean - made.offset) / made.gain)
+    noisy = made.offset + made.gain * (photons + chance.normal(0, made.read_noise, clean.shape))
+    denoised = Denoiser("preview", device="cpu").fit(noisy, max_steps=400).denoise(noisy).denoised
+    error = ((denoised - clean) ** 2).mean((1, 2)) / ((noisy - clean) ** 2).mean()
+    assert error.max() < 0.05
+    assert error[40:60].mean() < 1.5 * error[:8].mean()

@@ -238,6 +238,9 @@ class STBN(nn.Module):
     def __init__(self, config: STBNConfig | None = None) -> None:
         super().__init__()
         self.config = config or STBNConfig()
+        # Frames of the clips that it learnt from, None where that is not known. Beyond as many its
+        # states were never seen in a fit, and may grow without bound.
+        self.clip_frames: int | None = None
         with _CHANCE:
             self._build(self.config)
 
