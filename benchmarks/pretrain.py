@@ -185,6 +185,9 @@ class Trainer:
     def _save(self) -> None:
         """State to the file."""
         counters = {
+            # What a fit to one movie counts besides, and `FitFile` looks for.
+            **{"skipped": 0, "since_best": 0, "best": 0.0, "next": 0.0, "end": None},
+            "decay_from": self.schedule.decay_from,
             "step": self.step,
             "elapsed": self.elapsed,
             "recent": self.recent,
