@@ -186,7 +186,11 @@ class Trainer:
         """State to the file."""
         counters = {
             # What a fit to one movie counts besides, and `FitFile` looks for.
-            **{"skipped": 0, "since_best": 0, "best": 0.0, "next": 0.0, "end": None},
+            "skipped": 0,
+            "since_best": 0,
+            "best": 0.0,
+            "next": 0.0,
+            "end": None,
             "decay_from": self.schedule.decay_from,
             "step": self.step,
             "elapsed": self.elapsed,
