@@ -209,7 +209,7 @@ def _inference(device: torch.device, side: int, repeats: int) -> Iterator[Row]:
     rows: list[tuple[str, Callable[[], None]]] = [
         ("plain reading", lambda: _plain_inference(plain, movie)),
         ("ours, one origin of patches as the plain reading", lambda: ours(1)),
-        ("ours, mean over four origins: the default", lambda: ours(len(PATCH_ORIGINS))),
+        ("ours, mean over four origins", lambda: ours(len(PATCH_ORIGINS))),
     ]
     times: dict[str, list[float]] = {name: [] for name, _ in rows}
     for _ in range(repeats + 1):
