@@ -26,6 +26,7 @@ __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"
 
 UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
 _TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
+_WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 
 
@@ -315,12 +316,12 @@ def training_steps(
                     schedule.wind_down(fraction)
             elapsed += time.perf_counter() - started
             fraction = schedule.fraction(step)
-            if math.isfinite(best) and file.due(elapsed):
+            if file.due(elapsed):
                 counters = {
                     "step": step,
                     "skipped": skipped,
                     "elapsed": elapsed,
-                    "best": best,
+                    "best": min(best, _WORST),
                     "since_best": since_best,
                     "next": next_check,
                     "end": schedule.end,
