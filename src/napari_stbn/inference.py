@@ -249,20 +249,19 @@ def _clip_by_clip(
     for start in range(0, frames, block):
         stop = min(start + block, frames)
         first = min(max(0, start - (clip_frames - block) // 2), frames - clip_frames)
-        share, done = (stop - start) / frames, start / frames
+        steps = (first + clip_frames - start) + (stop - first) + (stop - start)
+        done = iter((start + (stop - start) * k / steps) / frames for k in range(steps))
         future: dict[int, Tensor] = {}
         state = past = None
         for t in range(first + clip_frames - 1, start - 1, -1):
-            state = yield from _telling(runner.step("from_future", t, state), done)
+            state = yield from _telling(runner.step("from_future", t, state), next(done))
             if t < stop:
                 future[t] = state
         window = runner.window(start, stop)
         for t in range(first, stop):
-            past = yield from _telling(runner.step("from_past", t, past), done + 0.3 * share)
+            past = yield from _telling(runner.step("from_past", t, past), next(done))
             if t >= start:
-                prior = yield from _telling(
-                    runner.predict(past, future.pop(t)), done + (t - start) / frames
-                )
+                prior = yield from _telling(runner.predict(past, future.pop(t)), next(done))
                 runner.finish(t, prior, window)
         yield replace(window, fraction=stop / frames)
 

@@ -337,11 +337,11 @@ def test_every_block_is_denoised_from_the_clip_around_it(frames: int) -> None:
     model.clip_frames = 8
     plan = plan_inference(model, movie.shape, 10**9)
     assert plan.clip_frames == 8
-    pieces = [
-        p
-        for p in denoise_frames(model, movie, plan, origins=[(0, 0)])
-        if isinstance(p, DenoisedWindow)
-    ]  # fmt: skip
+    yielded = list(denoise_frames(model, movie, plan, origins=[(0, 0)]))
+    pieces = [p for p in yielded if isinstance(p, DenoisedWindow)]
+    progress = [p.fraction if isinstance(p, DenoisedWindow) else p for p in yielded]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1  # fmt: skip
     assert torch.cat([torch.arange(p.start, p.start + len(p.mean)) for p in pieces]).tolist() == [
         *range(frames)
     ]
