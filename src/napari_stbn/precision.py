@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -17,7 +17,6 @@ from .network.paired import paired_forward
 __all__ = ["DTYPES", "Precision", "autocast", "choose_precision", "paired_is_right"]
 
 Precision = Literal["float32", "bfloat16"]
-_NAMES: tuple[Precision, ...] = get_args(Precision)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _logger = logging.getLogger(__name__)
 _WORST_GRADIENT = 0.15  # largest relative difference of a gradient that rounding to 8 bits explains
@@ -58,17 +57,16 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
     A CPU is asked whether it computes in bfloat16 at all, and not timed: another program at work
     would change the answer, and with it the numbers of a seed. Other devices are timed.
     """
-    trials = {p: try_step(config, device, p, paired=False) for p in _NAMES}
-    low, exact = trials["bfloat16"], trials["float32"]
-    if low is None or exact is None:
-        return "float32"
     if device.type == "cpu":
-        fast = _computes_bfloat16()
-        # The plain network may be wrong where the paired one, which the fit takes, is right.
-        right = paired_is_right(config, device, "bfloat16") or low.agrees(exact)
-    else:
-        fast, right = low.faster(exact), low.agrees(exact)
-    return "bfloat16" if right and fast else "float32"
+        if not _computes_bfloat16():
+            return "float32"
+        if paired_is_right(config, device, "bfloat16"):  # what the fit takes, then
+            return "bfloat16"
+    exact = try_step(config, device, "float32", paired=False)
+    low = try_step(config, device, "bfloat16", paired=False)
+    if exact is None or low is None or not low.agrees(exact):
+        return "float32"
+    return "bfloat16" if device.type == "cpu" or low.faster(exact) else "float32"
 
 
 @lru_cache(maxsize=16)

@@ -52,7 +52,7 @@ def play(
         (True, {"bfloat16": 1.5, "paired bfloat16": 1.5}, "float32"),  # gradients disagree
         (True, {"bfloat16": math.nan, "paired bfloat16": math.nan}, "float32"),
         (True, {"bfloat16": math.nan}, "bfloat16"),  # the path that the fit takes is right
-        (True, {"bfloat16": None}, "float32"),
+        (True, {"bfloat16": None, "paired bfloat16": None}, "float32"),
         (False, {}, "float32"),
     ],
 )
