@@ -27,7 +27,14 @@ from _pool import (
 from napari_stbn._fit_parts import Average, FitFile, Schedule
 from napari_stbn._saved_model import SavedModel
 from napari_stbn.network import STBN, STBNConfig
-from napari_stbn.precision import Precision, autocast, choose_precision
+from napari_stbn.network.paired import paired_forward
+from napari_stbn.precision import (
+    DTYPES,
+    Precision,
+    autocast,
+    choose_precision,
+    paired_is_right,
+)
 from napari_stbn.prior import Units, blind_loss, network_input, posterior, prior_mean
 from napari_stbn.training import UNLIMITED_STEPS, TrainingConfig
 
@@ -35,11 +42,11 @@ SIZES = {
     "small": STBNConfig(noise_input=True),
     "standard": STBNConfig(width=32, head_blocks=2, noise_input=True),
 }
-# (from this part of the training on, clips in a step, frames, side [px]). Short small clips while
-# the learning rate is high; long large ones, as inference will see them, while it falls.
 _WIDTH_WEIGHT = 0.25
 _LEAST_WIDTH = 0.03  # of the noise's standard deviation: no need to know smaller ones apart
-STAGES = ((0.0, 4, 8, 40), (0.65, 3, 10, 56), (0.85, 2, 12, 72))
+# (from this part of the training on, clips in a step, frames, side [px]). Small clips while the
+# learning rate is high; long large ones, as inference will see them, while it falls.
+STAGES = ((0.0, 4, 16, 32), (0.5, 2, 20, 48), (0.8, 2, 24, 56))
 
 
 def main() -> None:
@@ -48,9 +55,11 @@ def main() -> None:
     use_threads(options.threads)
     cache: Path = options.cache
     started = time.perf_counter()
+    # The first model: where training goes on from, and what flow is estimated on.
+    first = None if options.start is None else SavedModel.read(options.start).model.float()
     scenes = []
     for number in range(options.scenes):
-        scenes.append(load_or_make(FIRST_TRAINING_SEED + number, cache))
+        scenes.append(load_or_make(FIRST_TRAINING_SEED + number, cache, first))
         if (number + 1) % 50 == 0:
             _log(f"{number + 1} scenes after {time.perf_counter() - started:.0f} s")
     config = SIZES[options.size]
@@ -58,9 +67,13 @@ def main() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = STBN(config)
+    if first is not None:
+        if first.config != config:
+            raise SystemExit(f"--start has another size than {options.size}: {first.config}")
+        model.load_state_dict(first.state_dict())
     model.place(device)
     precision = options.precision or choose_precision(config, device)
-    trainer = Trainer(model, scenes, options, precision)
+    trainer = Trainer(model, scenes, options, precision, first)
     trainer.run()
     write_weights(options.output, model, options.seed, trainer.step)
     _log(f"wrote {options.output}, {options.output.stat().st_size / 1e6:.2f} MB")
@@ -78,10 +91,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stop-after", type=int, help="stop this call after so many steps")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="model file to go on from, and for its flow")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=400, help="movies that are simulated")
+    parser.add_argument("--scenes", type=int, default=480, help="movies that are simulated")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--cache", type=Path, required=True, help="folder of scenes and state")
     parser.add_argument("--output", type=Path, required=True, help="file of the weights")
@@ -98,7 +112,10 @@ class Trainer:
         scenes: Sequence[Scene],
         options: argparse.Namespace,
         precision: Precision,
+        first: STBN | None,
     ) -> None:
+        self.first = first
+        self.paired = paired_is_right(model.config, next(model.parameters()).device, precision)
         self.model, self.scenes, self.precision = model, scenes, precision
         self.options = options
         self.device = next(model.parameters()).device
@@ -119,6 +136,7 @@ class Trainer:
             "seed": options.seed,
             "scenes": options.scenes,
             "learning_rate": options.learning_rate,
+            "start": str(options.start),
             "precision": precision,
         }
         options.cache.mkdir(parents=True, exist_ok=True)
@@ -161,7 +179,7 @@ class Trainer:
         """Draw clips of several movies, take one step of Adam; the loss."""
         _, batch, frames, size = [stage for stage in STAGES if stage[0] <= fraction][-1]
         samples = [draw_sample(self.scenes, frames, size, self.generator) for _ in range(batch)]
-        prior = predict(self.model, samples, self.precision)
+        prior = predict(self.model, samples, self.precision, paired=self.paired)
         beta = self.config.beta * self.schedule.decay(fraction)
         losses = [
             expected_loss(prior[i : i + 1], sample, beta=beta)
@@ -202,7 +220,7 @@ class Trainer:
     def _validate(self) -> None:
         """Log blind loss and PSNR of the averaged weights, and write these weights."""
         started = time.perf_counter()
-        self.validation = self.validation or list(validation_scenes())
+        self.validation = self.validation or list(validation_scenes(self.first))
         self.average.swap()
         by_level: dict[float, list[tuple[float, ...]]] = {}
         for _, photons, scene in self.validation:
@@ -224,7 +242,9 @@ class Trainer:
         )
 
 
-def predict(model: STBN, samples: Sequence[Sample], precision: Precision) -> Tensor:
+def predict(
+    model: STBN, samples: Sequence[Sample], precision: Precision, *, paired: bool = False
+) -> Tensor:
     """Prior (N, T, K, H, W) of crops of different movies, each told of its own noise."""
     device = next(model.parameters()).device
     inputs = torch.stack(
@@ -232,6 +252,8 @@ def predict(model: STBN, samples: Sequence[Sample], precision: Precision) -> Ten
     ).to(device)
     to_previous = torch.stack([s.flow_to_previous for s in samples]).to(device)
     to_next = torch.stack([s.flow_to_next for s in samples]).to(device)
+    if paired:
+        return paired_forward(model, inputs, to_previous, to_next, DTYPES[precision])
     with autocast(device, precision):
         prior: Tensor = model(inputs, to_previous, to_next)
     return prior

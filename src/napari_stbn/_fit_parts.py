@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 from .precision import Precision
 
-__all__ = ["Adam", "Average", "BegunFit", "FitFile", "Knot", "Schedule", "Start", "begun_fit"]
+__all__ = ["Adam", "Average", "BegunFit", "FitFile", "Knot", "Schedule", "begun_fit"]
 
 _logger = logging.getLogger(__name__)
 Knot = tuple[int, float, float]  # step, part of the fit done there, part done by each step after it
@@ -88,38 +88,6 @@ class Average:
             kept = parameter.detach().clone()
             parameter.copy_(value)
             value.copy_(kept)
-
-
-class Start:
-    """The weights that a fit began with, kept until it has shown better ones.
-
-    Parameters
-    ----------
-    average : Average
-        Of the fit, before its first step.
-    """
-
-    def __init__(self, average: Average) -> None:
-        self.parameters = average.parameters
-        self.values = [p.detach().clone() for p in average.parameters]
-        self.loss: float | None = None  # of these weights on the held-out blocks
-        self.last = math.inf  # loss of the fit when it was measured last
-
-    @torch.no_grad()
-    def score(self, measure: Callable[[], float]) -> None:
-        """Measure the loss of these weights, once; the model's own are back afterwards."""
-        if self.loss is None:
-            own = [p.detach().clone() for p in self.parameters]
-            torch._foreach_copy_(self.parameters, self.values)
-            self.loss = measure()
-            torch._foreach_copy_(self.parameters, own)
-
-    @torch.no_grad()
-    def put_back_unless_beaten(self) -> None:
-        """Give the model its first weights again if the fit did not lower the loss."""
-        if self.loss is None or not self.last < self.loss:
-            for value, parameter in zip(self.values, self.parameters, strict=True):
-                parameter.copy_(value)
 
 
 class Schedule:

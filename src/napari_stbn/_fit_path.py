@@ -49,15 +49,19 @@ class FitPath:
 
     def loss(self, clip: Clip, beta: float = 0.0) -> Tensor:
         """Blind loss of a clip."""
+        prior = self.prior(clip)
+        return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
+
+    def prior(self, clip: Clip) -> Tensor:
+        """Prior (N, T, K, H, W) of a clip."""
         model, device = self.model, clip.inputs.device
         inputs = network_input(clip.inputs, clip.units, model.config)
         flows = (clip.flow_to_previous, clip.flow_to_next)
         if self.paired:
-            prior = paired_forward(model, inputs, *flows, DTYPES[self.precision])
-        else:
-            with autocast(device, self.precision):
-                prior = model(inputs, *flows)
-        return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
+            return paired_forward(model, inputs, *flows, DTYPES[self.precision])
+        with autocast(device, self.precision):
+            prior: Tensor = model(inputs, *flows)
+        return prior
 
     def backward(self, clip: Clip, beta: float = 0.0) -> Tensor:
         """Blind loss of a clip, without a graph; its gradients are in the weights afterwards.

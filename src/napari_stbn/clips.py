@@ -16,7 +16,7 @@ __all__ = ["Clip", "ClipSampler", "turn"]
 Extent = tuple[int, int, int]  # along frames, rows, columns
 _HELD_OUT_SHARE = 0.04  # of all pixels, at most
 _HELD_OUT_SIZE = 64  # px: larger than the clips of the fit, as whole frames will be
-_HELD_OUT_BLOCK = (2, 8, 8)  # frames, rows, columns
+HELD_OUT_BLOCK = (2, 8, 8)  # frames, rows, columns
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class ClipSampler:
             extent = self._extent(movie, side)
             corner = self._corner(movie, extent)
             # Smaller blocks in a tiny clip, or nothing would remain to fit to.
-            size = [min(b, max(1, n // 4)) for n, b in zip(extent, _HELD_OUT_BLOCK, strict=True)]
+            size = [min(b, max(1, n // 4)) for n, b in zip(extent, HELD_OUT_BLOCK, strict=True)]
             blocks = torch.rand(
                 [-(-n // b) for n, b in zip(extent, size, strict=True)], generator=self.generator
             )

@@ -21,7 +21,16 @@ from ._intensity import IntensityScaling
 from .network import STBNConfig
 from .noise import NoiseModel
 
-__all__ = ["Units", "blind_loss", "network_input", "posterior", "prior_mean", "prior_std"]
+__all__ = [
+    "Units",
+    "blind_loss",
+    "network_input",
+    "pixel_loss",
+    "posterior",
+    "prior_mean",
+    "prior_std",
+    "square_error",
+]
 
 
 @dataclass(frozen=True)
@@ -160,21 +169,39 @@ def blind_loss(
     Seitzer et al. (ICLR 2022); any weight that depends on the prior alone leaves the best mean what
     it is, the expectation of the clean pixel.
     """
+    loss = pixel_loss(prior, noisy, units, beta=beta)
+    return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
+def pixel_loss(
+    prior: Tensor, noisy: Tensor, units: Sequence[Units], *, beta: float = 0.0
+) -> Tensor:
+    """Blind loss (N, T, 1, H, W) of each pixel; parameters and meaning as in `blind_loss`."""
     c = len(units)
     if any(unit.noise is None for unit in units):
         target = torch.stack([unit.to_network(noisy[:, :, i]) for i, unit in enumerate(units)], 2)
-        loss = 0.5 * (prior[:, :, :c] - target).square().mean(2, keepdim=True)
-    else:
-        residual, _ = _standard_residual(prior, noisy, units)
-        matrix = _total_covariance(prior, units)
-        half = _half_form(matrix, residual)
-        if beta:
-            trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(
-                units
-            )
-            half = half * trace.detach() ** beta
-        loss = half[:, :, None]
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+        return 0.5 * (prior[:, :, :c] - target).square().mean(2, keepdim=True)
+    residual, _ = _standard_residual(prior, noisy, units)
+    matrix = _total_covariance(prior, units)
+    half = _half_form(matrix, residual)
+    if beta:
+        trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(units)
+        half = half * trace.detach() ** beta
+    return half[:, :, None]
+
+
+def square_error(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> Tensor:
+    """Squared error (N, T, 1, H, W) of the prior mean against the noisy pixel, mean over channels.
+
+    In units of the noise; in network units without a noise model. Its expectation is 1 plus the
+    squared error against the clean pixel. Unlike `pixel_loss` it does not depend on how sure the
+    network is.
+    """
+    c = len(units)
+    if any(unit.noise is None for unit in units):
+        return 2 * pixel_loss(prior[:, :, :c], noisy, units)
+    residual, _ = _standard_residual(prior, noisy, units)
+    return torch.stack(residual, 2).square().mean(2, keepdim=True)
 
 
 def posterior(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> tuple[Tensor, Tensor]:

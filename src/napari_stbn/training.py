@@ -15,9 +15,10 @@ from zlib import crc32
 
 import torch
 
-from ._fit_parts import Adam, Average, FitFile, Knot, Schedule, Start
+from ._fit_parts import Adam, Average, FitFile, Knot, Schedule
 from ._fit_path import FitPath
-from .clips import Clip, ClipSampler
+from ._held_out import Start, held_out_score
+from .clips import ClipSampler
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie
@@ -70,7 +71,7 @@ class TrainingConfig:
 
     max_steps: Annotated[int, {"min": 1, "max": 1_000_000, "tooltip": "steps at most"}] = 4000
     time_budget: Annotated[float | None, {"min": 1, "tooltip": "seconds of fit at most"}] = None
-    clip_frames: Annotated[int, {"min": 2, "max": 64, "tooltip": "frames of a clip"}] = 8
+    clip_frames: Annotated[int, {"min": 2, "max": 64, "tooltip": "frames of a clip"}] = 16
     clip_size: Annotated[int, {"min": 8, "max": 512, "tooltip": "side of a clip in pixels"}] = 32
     batch: Annotated[int, {"min": 1, "max": 64, "tooltip": "clips in a step"}] = 2
     learning_rate: Annotated[float, {"min": 1e-6, "max": 0.1, "tooltip": "peak learning rate"}] = (
@@ -160,12 +161,6 @@ class TrainingStep:
 
 
 @torch.no_grad()
-def _held_out_loss(path: FitPath, clips: Sequence[Clip]) -> float:
-    """Blind loss on the held-out blocks, each pixel counting the same."""
-    total = sum(float(path.loss(clip)) * float(clip.weight.sum()) for clip in clips)
-    return total / max(1.0, sum(float(clip.weight.sum()) for clip in clips))
-
-
 def _identity(
     model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
 ) -> dict[str, Any]:
@@ -216,7 +211,7 @@ def training_steps(
         Filled with the averaged weights, for a look at them between two steps.
     warm : bool, default False
         The model's weights were learnt before: go on gently, and put them back in the end if the
-        blind loss on the held-out blocks did not get lower.
+        error on the held-out blocks surely got higher.
 
     Yields
     ------
@@ -253,7 +248,7 @@ def training_steps(
     path = FitPath(model, precision)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
-    start = Start(average) if warm else None
+    start = Start(average.parameters) if warm else None
     schedule = Schedule(config)
     best, since_best, next_check = math.inf, 0, 1 / config.checks
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
@@ -271,7 +266,7 @@ def training_steps(
         while True:
             started = time.perf_counter()
             if start is not None and step:  # the first step takes long enough by itself
-                start.score(lambda: _held_out_loss(path, held_out))
+                start.measure(lambda: held_out_score(path, held_out))
             fraction = schedule.fraction(step)
             rate = schedule.learning_rate(step, fraction)
             optimizer.zero_grad(set_to_none=True)
@@ -303,11 +298,11 @@ def training_steps(
             if fraction >= next_check or fraction >= 1:
                 next_check = fraction + 1 / config.checks
                 average.swap()
-                score = _held_out_loss(path, held_out)
+                measured_score = held_out_score(path, held_out)
                 average.swap()
-                measured = step
+                score, measured = measured_score.loss, step
                 if start is not None:
-                    start.last = score
+                    start.last = measured_score
                 if score < best - _GAIN:
                     best, since_best = score, 0
                 else:
@@ -350,5 +345,5 @@ def training_steps(
         average.swap()
         if start is not None:
             if start.loss is not None and measured != step:  # the fit was stopped between checks
-                start.last = _held_out_loss(path, held_out)
-            start.put_back_unless_beaten()
+                start.last = held_out_score(path, held_out)
+            start.put_back_if_better()

@@ -45,7 +45,7 @@ def test_a_fit_that_gets_worse_ends_with_its_start(learnt: Path) -> None:
     last = fitted.history[-1]
     assert last.held_out is not None
     assert last.start_held_out is not None
-    assert not last.held_out < last.start_held_out, "the example must get worse"
+    assert not last.held_out < last.start_held_out + 0.1, "the example must get much worse"
     assert torch.equal(weights(fitted.model), weights(first_model(learnt, TINY, 0).model))
     assert fitted.denoise(MOVIE).report["start_held_out_loss"] == last.start_held_out
 

@@ -1,0 +1,122 @@
+"""The blocks of a movie that no step of a fit sees: what they say, and how surely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._fit_path import FitPath
+from .clips import HELD_OUT_BLOCK, Clip
+from .prior import pixel_loss, square_error
+
+__all__ = ["HeldOutScore", "Start", "held_out_score"]
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """How well a network explains the held-out blocks.
+
+    Attributes
+    ----------
+    losses : Tensor, shape (blocks,) [nats]
+        Blind loss of each block, summed over its pixels.
+    errors : Tensor, shape (blocks,)
+        Squared error of the prior mean (`napari_stbn.prior.square_error`), likewise.
+    pixels : Tensor, shape (blocks,)
+        Pixels that count in each block.
+    """
+
+    losses: Tensor
+    errors: Tensor
+    pixels: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean blind loss of a pixel [nats]."""
+        return float(self.losses.sum() / self.pixels.sum().clamp(min=1))
+
+    def surely_above(self, other: HeldOutScore) -> bool:
+        """Whether the error is above another one by more than the standard error of that.
+
+        The same noisy pixels made both, so that the difference is known far better than either.
+        Blocks, not pixels, are what is independent: errors of a network are smooth. The loss is no
+        good judge here: at low light it rises with the least overconfidence while the mean, which
+        is the picture, still gains decibels.
+        """
+        difference = self.errors - other.errors
+        total = self.pixels.sum().clamp(min=1)
+        mean = difference.sum() / total
+        spread = (difference - mean * self.pixels).square().sum().sqrt() / total
+        return not bool(mean <= spread)  # an error that is not finite is above
+
+
+@torch.no_grad()
+def held_out_score(path: FitPath, clips: Sequence[Clip]) -> HeldOutScore:
+    """Measure a network on clips, block by block."""
+    losses, errors, pixels = [], [], []
+    for clip in clips:
+        prior = path.prior(clip)
+        losses.append(_sums(pixel_loss(prior, clip.intensities, clip.units), clip))
+        errors.append(_sums(square_error(prior, clip.intensities, clip.units), clip))
+        pixels.append(_sums(torch.ones_like(clip.weight), clip))
+    counted = torch.cat(pixels)
+    used = counted > 0
+    return HeldOutScore(torch.cat(losses)[used], torch.cat(errors)[used], counted[used])
+
+
+def _sums(values: Tensor, clip: Clip) -> Tensor:
+    """Weighted sums of values (N, T, 1, H, W) over the blocks of a clip."""
+    _, frames, _, *frame = clip.weight.shape
+    block = [min(b, n) for b, n in zip(HELD_OUT_BLOCK, (frames, *frame), strict=True)]
+    # A pixel that does not count may hold anything.
+    counted = torch.where(clip.weight > 0, values * clip.weight, 0.0).transpose(1, 2)
+    return F.avg_pool3d(counted, block, ceil_mode=True, divisor_override=1).flatten()
+
+
+class Start:
+    """The weights that a fit began with, kept in case that it ends worse.
+
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        Of the model, before the first step.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.values = [p.detach().clone() for p in parameters]
+        self.score: HeldOutScore | None = None
+        self.last: HeldOutScore | None = None  # of the fit when it was measured last
+
+    @property
+    def loss(self) -> float | None:
+        """Blind loss of these weights on the held-out blocks; None before it was measured."""
+        return None if self.score is None else self.score.loss
+
+    @torch.no_grad()
+    def measure(self, measure: Callable[[], HeldOutScore]) -> None:
+        """Measure these weights, once; the model's own are back afterwards."""
+        if self.score is None:
+            own = [p.detach().clone() for p in self.parameters]
+            torch._foreach_copy_(self.parameters, self.values)
+            self.score = measure()
+            torch._foreach_copy_(self.parameters, own)
+
+    @torch.no_grad()
+    def put_back_if_better(self) -> bool:
+        """Give the model its first weights again if the fit surely raised the error.
+
+        Or if it was not measured. At low light the held-out blocks are too few to see what most
+        fits gain, so only an error that rose by more than its standard error counts against one.
+        """
+        kept = (
+            self.score is not None and self.last is not None and math.isfinite(self.last.loss)
+        ) and not self.last.surely_above(self.score)
+        if not kept:
+            torch._foreach_copy_(self.parameters, self.values)
+        return not kept
