@@ -130,7 +130,7 @@ def _piece(
     growing = rng.normal(0, 0.004) * motion
     return _Piece(
         centre=centre,
-        angle=rng.uniform(0, 2 * np.pi) + turning * times,
+        angle=np.asarray(rng.uniform(0, 2 * np.pi) + turning * times, np.float64),
         size=size * np.exp(growing * times),
         lobes=np.stack(
             [rng.uniform(0, 0.12, 3) * rng.choice([0.0, 1.0]), rng.uniform(0, 2 * np.pi, 3)], 1

@@ -8,8 +8,6 @@ several shapes, denoises them with and without `napari_stbn.correlation`, and pr
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 import napari_stbn as stbn
-from _baselines import baselines, unbiased_inverse
+from _baselines import baselines
 from _common import (
     Format,
     Truth,
@@ -30,6 +28,7 @@ from _common import (
     use_threads,
     write_results,
 )
+from _peers import peers
 from napari_stbn.correlation import measure_correlation
 from napari_stbn.samples import KINDS, SimulatedMovie
 
@@ -185,7 +184,7 @@ def _rows(
         **truth.measures(smoothed.denoised),
         "seconds": smoothed.seconds,
     }
-    for name, denoise in _peers(noise, options.threads).items():
+    for name, denoise in peers(noise, options.threads).items():
         started = time.perf_counter()
         denoised = denoise(noisy.astype(np.float64))
         seconds = time.perf_counter() - started
@@ -197,37 +196,6 @@ def _rows(
         if options.seconds is not None:
             limit = {"time_budget": options.seconds}
         yield _ours(noisy, truth, choice, limit, options)
-
-
-def _peers(
-    noise: stbn.PoissonGaussianNoise, threads: int
-) -> dict[str, Callable[[Movie], NDArray[Any]]]:
-    """Other denoisers, where they are installed; none is a dependency."""
-    found: dict[str, Callable[[Movie], NDArray[Any]]] = {}
-    if importlib.util.find_spec("ndsafir"):
-        ndsafir = importlib.import_module("ndsafir")
-
-        def patches(movie: Movie) -> NDArray[Any]:
-            plain = movie.astype(np.float32)
-            gains, offsets = ndsafir.calibrate_poisson_gaussian(plain, axes="TYX")
-            return np.asarray(
-                ndsafir.denoise_poisson_gaussian(
-                    plain, axes="TYX", gains=gains, offsets=offsets, nthreads=threads
-                )
-            )
-
-        found["nd-safir, calibrating itself"] = patches
-    if importlib.util.find_spec("bm4d"):
-        bm4d = importlib.import_module("bm4d").bm4d
-
-        def stabilised(movie: Movie) -> NDArray[Any]:
-            brightest = (float(movie.max()) - noise.offset) / noise.gain
-            photons, expected = unbiased_inverse(noise, max(1.0, 1.5 * brightest))
-            flat = bm4d(np.asarray(noise.stabilize(movie)), 1.0)
-            return np.asarray(np.interp(flat, expected, photons) * noise.gain + noise.offset)
-
-        found["VST + BM4D, told the variance"] = stabilised
-    return found
 
 
 def _ours(

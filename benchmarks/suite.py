@@ -1,0 +1,259 @@
+"""Many movies, many methods: simulated ones with truth, real ones by pixels that were held out.
+
+``python benchmarks/suite.py --seconds 60`` simulates every kind at three light levels;
+``--data FOLDER`` adds the real movies of a folder. There a random 2 % of the pixels are replaced by
+a neighbour before any method sees the movie, and predictions are scored on what was measured there:
+the same test for every method, whose expectation is the true error plus that of the noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+import napari_stbn as stbn
+from _common import (
+    Format,
+    Truth,
+    machine,
+    machine_line,
+    markdown_table,
+    use_threads,
+    write_results,
+)
+from _peers import peers
+from napari_stbn.noise import estimate_noise
+from napari_stbn.samples import KINDS
+
+Row = dict[str, Any]
+FIRST_SEED = 300_000  # of no training, validation, test or other benchmark
+PHOTONS = (5.0, 20.0, 80.0)
+HELD_OUT = 0.02
+_WIDTHS = [(t, s) for t in (0.0, 0.5, 0.8, 1.2, 2.0) for s in (0.5, 0.8, 1.1, 1.6)]
+GAUSSIAN = "Gaussian, best width"
+
+
+@dataclass(frozen=True)
+class Movie:
+    """One movie to denoise, with its way to score a result.
+
+    Attributes
+    ----------
+    name : str
+    noisy : ndarray, shape (T, Y, X)
+        What every method gets.
+    noise : PoissonGaussianNoise
+        What those that take one are told: the true one, or ours of a real movie.
+    score : callable
+        Of a denoised movie; higher is better [dB].
+    truth : Truth or None
+    """
+
+    name: str
+    noisy: NDArray[np.float32]
+    noise: stbn.PoissonGaussianNoise
+    score: Callable[[NDArray[Any]], float]
+    truth: Truth | None
+
+
+def main() -> None:
+    """Denoise every movie by every method, print and write."""
+    options = _options()
+    use_threads(options.threads)
+    if options.quick:
+        options.shape, options.seconds = (8, 48, 48), [2.0]
+        options.kinds, options.photons = ["mixed"], [20.0]
+    here = machine(options.threads)
+    rows: list[Row] = []
+    for movie in _movies(options):
+        row: Row = {"movie": movie.name, "noisy": movie.score(movie.noisy)}
+        for name, denoised, seconds in _denoised(movie, options):
+            row[name] = movie.score(denoised)
+            row[f"seconds, {name}"] = seconds
+            if movie.truth is not None:
+                row[f"event, {name}"] = movie.truth.psnr(denoised, movie.truth.events)
+                error = float(np.mean(denoised - movie.truth.clean))
+                row[f"bias, {name}"] = 100 * error / movie.truth.span
+            print(f"{movie.name}: {name} {row[name]:.2f} dB in {seconds:.0f} s", flush=True)
+        rows.append(row)
+    report = "\n\n".join([*_tables(rows), machine_line(here)])
+    print(f"\n{report}")
+    if options.output is not None:
+        write_results(options.output, {"machine": here, "rows": rows}, report)
+
+
+def _options() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[60.0])
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--photons", type=float, nargs="+", default=list(PHOTONS))
+    parser.add_argument("--shape", type=int, nargs=3, default=(32, 96, 96), metavar="N")
+    parser.add_argument("--data", type=Path, help="folder of real movies (TIFF)")
+    parser.add_argument("--side", type=int, default=128, help="real movies are cropped to this")
+    parser.add_argument("--frames", type=int, default=32, help="and to so many frames")
+    parser.add_argument("--start", default="pretrained")
+    parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="does it run?")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md too")
+    return parser.parse_args()
+
+
+def _movies(options: argparse.Namespace) -> Iterator[Movie]:
+    """Simulated movies, then real ones."""
+    for number, kind in enumerate(options.kinds):
+        for level, photons in enumerate(options.photons):
+            made = stbn.simulate(
+                tuple(options.shape),
+                kind=kind,
+                photons=photons,
+                seed=FIRST_SEED + 10 * number + level,
+            )
+            truth = Truth(made.clean, made.events)
+            yield Movie(
+                f"{kind}, {photons:g} photons",
+                made.noisy.astype(np.float32),
+                stbn.PoissonGaussianNoise(made.gain, made.offset, made.read_noise),
+                truth.psnr,
+                truth,
+            )
+    for path in sorted(options.data.glob("*.tif*")) if options.data is not None else ():
+        yield _real(path, options)
+
+
+def _real(path: Path, options: argparse.Namespace) -> Movie:
+    """A crop of a real movie with held-out pixels."""
+    measured = _first_movie(path)[: options.frames].astype(np.float32)
+    _, y, x = measured.shape
+    top, left = max(0, (y - options.side) // 2), max(0, (x - options.side) // 2)
+    measured = measured[:, top : top + options.side, left : left + options.side]
+    rng = np.random.default_rng(0)
+    hidden = rng.random(measured.shape) < HELD_OUT
+    seen = measured.copy()
+    seen[hidden] = _neighbours(measured, rng)[hidden]
+    target = measured[hidden].astype(np.float64)
+    span = float(np.percentile(measured, 99.9) - np.percentile(measured, 0.1))
+    noise = estimate_noise(measured).model
+
+    def score(denoised: NDArray[Any]) -> float:
+        error = denoised[hidden].astype(np.float64) - target
+        return float(10 * np.log10(span**2 / np.mean(error**2)))
+
+    return Movie(path.stem, seen, noise, score, None)
+
+
+def _first_movie(path: Path) -> NDArray[Any]:
+    """First channel and middle plane of a file, (T, Y, X)."""
+    stack = stbn.read(path)
+    return stack.movie(plane=stack.n_planes // 2)
+
+
+def _neighbours(movie: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """For every pixel the value of one of its eight neighbours in the frame."""
+    steps = np.array([(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx])
+    chosen = steps[rng.integers(len(steps), size=movie.shape)]
+    t, y, x = np.indices(movie.shape)
+    rows = np.abs(y + chosen[..., 0])
+    columns = np.abs(x + chosen[..., 1])
+    rows = np.where(rows >= movie.shape[1], movie.shape[1] - 2, rows)
+    columns = np.where(columns >= movie.shape[2], movie.shape[2] - 2, columns)
+    return np.asarray(movie[t, rows, columns])
+
+
+def _denoised(
+    movie: Movie, options: argparse.Namespace
+) -> Iterator[tuple[str, NDArray[Any], float]]:
+    """Name, result and seconds of every method."""
+    if not options.ours_only:
+        smoothed = [ndimage.gaussian_filter(movie.noisy, (t, s, s)) for t, s in _WIDTHS]
+        yield GAUSSIAN, max(smoothed, key=movie.score), 0.0
+        for name, denoise in peers(movie.noise, options.threads).items():
+            started = time.perf_counter()
+            try:
+                result = denoise(movie.noisy.astype(np.float64))
+            except ValueError as error:
+                print(f"{movie.name}: {name} refused it: {error}", flush=True)
+                continue
+            yield name, result, time.perf_counter() - started
+    stack = stbn.Stack(movie.noisy, axes="TYX")
+    for seconds in options.seconds:
+        started = time.perf_counter()
+        denoiser = stbn.Denoiser(options.preset, device="cpu", seed=0, start=options.start)
+        result = denoiser.fit(stack, time_budget=seconds).denoise(stack).denoised
+        yield f"napari-stbn, {seconds:g} s", result, time.perf_counter() - started
+
+
+def _tables(rows: list[Row]) -> list[str]:
+    """Scores of all movies, and medians."""
+    kept = ("movie", "seconds", "event", "bias")
+    names = list(dict.fromkeys(k for row in rows for k in row if not k.startswith(kept)))
+    names.sort(key=lambda name: name.startswith("napari-stbn"))
+    columns: dict[str, tuple[str, Format]] = {"movie": ("movie", "s")}
+    columns |= {name: (f"{name} [dB]", ".2f") for name in names}
+    middle: Row = {"movie": "median"} | {
+        n: median(row[n] for row in rows if n in row) for n in names
+    }
+    others = [n for n in names if n != "noisy" and not n.startswith("napari-stbn")]
+    tables = [markdown_table(columns, [*rows, middle])]
+    summary = []
+    for name in (n for n in names if n.startswith("napari-stbn")):
+        gains = [row[name] - max(row[o] for o in ["noisy", *others] if o in row) for row in rows]
+        summary.append(
+            {
+                "method": name,
+                "median": median(gains),
+                "least": min(gains),
+                "worst": rows[int(np.argmin(gains))]["movie"],
+                "seconds": median(row[f"seconds, {name}"] for row in rows),
+            }
+        )
+    tables.append(
+        markdown_table(
+            {
+                "method": ("ours", "s"),
+                "median": ("above the best other, median [dB]", "+.2f"),
+                "least": ("least [dB]", "+.2f"),
+                "worst": ("on", "s"),
+                "seconds": ("time with denoising, median [s]", ".0f"),
+            },
+            summary,
+        )
+    )
+    simulated = [row for row in rows if f"bias, {names[-1]}" in row]
+    if simulated:
+        methods = [n for n in names if n != "noisy"]
+        tables.append(
+            markdown_table(
+                {
+                    "method": ("method, simulated movies", "s"),
+                    "event": ("event PSNR, median of movies with events [dB]", ".2f"),
+                    "bias": ("largest bias [% of the range]", ".2f"),
+                },
+                [
+                    {
+                        "method": name,
+                        "event": float(
+                            np.nanmedian([row.get(f"event, {name}", np.nan) for row in simulated])
+                        ),
+                        "bias": max(abs(row.get(f"bias, {name}", 0.0)) for row in simulated),
+                    }
+                    for name, key in ((n, f"event, {n}") for n in methods)
+                ],
+            )
+        )
+    return tables
+
+
+if __name__ == "__main__":
+    main()
