@@ -1,0 +1,280 @@
+"""A `Denoiser` at rest: what was chosen, what it learnt, the file that it is kept in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from numpy.typing import ArrayLike
+
+from ._fit_parts import Average
+from ._preparing import Preparing, as_stack
+from ._refinement import DENSE_METHODS
+from ._saved_model import SavedModel
+from ._start import FirstModel, first_model
+from ._streaming import exceeds, memory_budget
+from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
+from .devices import resolve_device
+from .flow import FLOW_METHODS, FlowMethod
+from .network import STBN, STBNConfig
+from .precision import Precision, choose_precision
+from .preparation import KnownNoise, NoiseChoice, PreparedStack
+from .presets import PRESETS, PresetName, choose_preset
+from .prior import Units
+from .result import describe_stack, versions
+from .stack import IntensityScaling, Stack
+from .training import TrainingStep
+
+__all__ = ["DenoiserState"]
+
+
+class DenoiserState:
+    """What a denoiser is made of; `napari_stbn.Denoiser` says what the arguments mean.
+
+    Attributes
+    ----------
+    model : STBN or None
+        None until something was fitted or loaded.
+    channel_noise : dict of int to noise model or None
+    channel_scaling : dict of int to IntensityScaling
+    channel_correlation : dict of int to NoiseCorrelation or None
+        Of each channel that was measured.
+    history : list of TrainingStep
+        Of the last fit.
+    """
+
+    def __init__(
+        self,
+        preset: PresetName | Literal["auto"] = "auto",
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        noise: NoiseChoice = "estimate",
+        flow: FlowMethod = "dis",
+        channels: Literal["auto", "separate", "joint"] = "auto",
+        network: STBNConfig | None = None,
+        precision: Precision | Literal["auto"] = "auto",
+        start: str | PathLike[str] = "pretrained",
+        correlation: CorrelationChoice = "auto",
+        memory_limit: float | None = None,
+    ) -> None:
+        if memory_limit is not None and not memory_limit > 0:
+            raise ValueError(f"memory_limit must be more than 0 GB, got {memory_limit}")
+        if preset != "auto" and preset not in PRESETS:
+            raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
+        if flow not in FLOW_METHODS:
+            raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
+        if channels not in ("auto", "separate", "joint"):
+            raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
+        if correlation not in CORRELATIONS:
+            raise ValueError(
+                f"correlation must be {' or '.join(CORRELATIONS)}, got {correlation!r}"
+            )
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+        if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
+            raise ValueError(
+                f'noise must be "estimate", "gaussian", a noise model or None, got {noise!r}'
+            )
+        self.device = resolve_device(device)
+        self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
+        self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
+        self.precision, self.start, self.memory_limit = precision, start, memory_limit
+        self.correlation = correlation
+        self._network = network
+        self.model: STBN | None = None
+        self.channel_noise: dict[int, KnownNoise] = {}
+        self.channel_scaling: dict[int, IntensityScaling] = {}
+        self.channel_correlation: dict[int, NoiseCorrelation | None] = {}
+        self.history: list[TrainingStep] = []
+        self._prepared: PreparedStack | None = None
+        self._fitted_in: Precision | None = None
+        self._average: Average | None = None
+        self._checks = 0
+        self._started_from = ""
+        self._refines = False
+        self._flow_is_of_start = False
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether results come with an uncertainty: a noise model is used, or was by the fit."""
+        if self.model is not None:
+            return self.model.config.covariance
+        return self.noise is not None
+
+    def streams(self, data: Stack | ArrayLike, *, axes: str | None = None) -> bool:
+        """Whether a run on this stack would take more than the memory limit.
+
+        Then the fit looks at parts of it, and its result is best written by `denoise_to`.
+        """
+        return exceeds(as_stack(data, axes), memory_budget(self.memory_limit))
+
+    def release(self) -> None:
+        """Free the movie that is kept ready for another call; the fitted model stays."""
+        self._prepared = None
+
+    def units(self, channel: int = 0) -> Units:
+        """Conversion between a channel's intensities and network units.
+
+        Raises
+        ------
+        RuntimeError
+            If that channel was never measured: nothing was fitted or loaded.
+        """
+        if channel not in self.channel_scaling:
+            raise RuntimeError(
+                f"channel {channel} was not measured yet: call fit() or load() first"
+            )
+        return Units(self.channel_noise[channel], self.channel_scaling[channel])
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the fitted model to a file: weights, noise, scaling; nothing that executes.
+
+        Parameters
+        ----------
+        path : path
+            By custom ``*.stbn``.
+        overwrite : bool, default False
+            Replace an existing file.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted yet.
+        FileExistsError
+            If the file exists and `overwrite` is False.
+        """
+        if self.model is None:
+            raise RuntimeError("there is no model to save: call fit() first")
+        saved = SavedModel(
+            model=self.model,
+            preset=self.preset,
+            flow=self.flow,
+            refined_flow=self._refines,
+            seed=self.seed,
+            steps=len(self.history),
+            noise=self.channel_noise,
+            scaling=self.channel_scaling,
+            precision=self.precision,
+            correlation=self.channel_correlation,
+        )
+        return saved.write(Path(path), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "auto") -> Self:
+        """Read a model that `save` wrote; no code in the file is executed.
+
+        Parameters
+        ----------
+        path : path
+        device : str, default "auto"
+            Where to run it.
+
+        Returns
+        -------
+        Denoiser
+            Ready for `denoise`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a model of ours, damaged, or from a newer version.
+        """
+        resolve_device(device)  # a wrong name is not the file's fault
+        saved = SavedModel.read(Path(path))
+        try:
+            denoiser = cls(
+                cast("PresetName", saved.preset),
+                device=device,
+                seed=saved.seed,
+                flow=cast("FlowMethod", saved.flow),
+                network=saved.model.config,
+                precision=cast("Precision", saved.precision),
+            )
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{Path(path).name} is damaged or was changed by hand: {error}"
+            ) from error
+        denoiser.model = saved.model.place(denoiser.device).eval()
+        denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
+        denoiser.channel_correlation = saved.correlation
+        denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
+        return denoiser
+
+    def _joint(self, stack: Stack) -> bool:
+        """Whether the stack's channels are denoised together."""
+        if self.channels == "auto":
+            return "S" in stack.axes
+        return self.channels == "joint" and stack.n_channels > 1
+
+    def _layer_precision(self, config: STBNConfig) -> Precision:
+        """Precision of the network's inner layers."""
+        if self.precision != "auto":
+            return self.precision
+        return choose_precision(config, self.device)
+
+    def _first_model(self, channels: int) -> FirstModel:
+        """The network that a fit begins with."""
+        config = self._network or PRESETS[self.preset].network
+        config = replace(config, channels=channels, covariance=self.noise is not None)
+        return first_model(self.start, config, self.seed)
+
+    def _fitted(self, stack: Stack) -> STBN:
+        """The model, if it can denoise this stack."""
+        if self.model is None:
+            raise RuntimeError("there is no model yet: call fit() or load() first")
+        channels = self.model.config.channels
+        if channels > 1 and stack.n_channels != channels:
+            raise ValueError(
+                f"the model denoises {channels} channels together, "
+                f"this stack has {stack.n_channels}"
+            )
+        return self.model
+
+    def _preparing(self) -> Preparing:
+        """How a stack is made ready, and what is known of its channels."""
+        return Preparing(
+            noise=self.noise,
+            correlation=self.correlation,
+            flow="none" if self._refines else self.flow,
+            known_noise=self.channel_noise,
+            known_scaling=self.channel_scaling,
+            known_correlation=self.channel_correlation,
+        )
+
+    def _remember(self, prepared: PreparedStack) -> None:
+        """Keep what was measured of the channels."""
+        self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
+        self.channel_correlation = prepared.correlation
+
+    def _report(self, prepared: PreparedStack, seconds: float) -> dict[str, Any]:
+        """What was done, in plain values."""
+        last = self.history[-1] if self.history else None
+        return {
+            **versions(),
+            **describe_stack(prepared),
+            "device": str(self.device),
+            "preset": self.preset,
+            "network": None if self.model is None else asdict(self.model.config),
+            "seed": self.seed,
+            "flow": self.flow,
+            "refined_flow": self._refines,
+            "steps": last.step if last else 0,
+            "precision": self._fitted_in,
+            "skipped_steps": last.skipped if last else 0,
+            "fit_seconds": round(last.elapsed, 2) if last else 0.0,
+            "start": self._started_from,
+            "start_held_out_loss": last.start_held_out if last else None,
+            "checks": self._checks,
+            "pace": [list(knot) for knot in last.pace] if last else [],
+            "denoise_seconds": round(seconds, 2),
+            "held_out_loss": [s.held_out for s in self.history if s.held_out is not None],
+        }

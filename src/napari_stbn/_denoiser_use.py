@@ -1,0 +1,287 @@
+"""A `Denoiser` in use: stacks denoised into memory or files, a frame looked at during a fit."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Generator
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ._denoiser_state import DenoiserState
+from ._file_output import FileOutput
+from ._generators import last, relay
+from ._preparing import as_stack, measure_steps, prepare_steps
+from ._refinement import refine_flow
+from ._sampling import Sample, SampledStack
+from ._stack_inference import ArrayOutput, Output, denoise_prepared
+from ._streaming import Stream, check_result, denoise_stream, exceeds, memory_budget
+from .inference import denoise_frame
+from .network import STBN
+from .preparation import PreparedStack
+from .result import DenoiseResult, Progress, StreamedResult, gather_flow
+from .stack import Stack
+
+__all__ = ["FittedDenoiser"]
+
+
+class FittedDenoiser(DenoiserState):
+    """What a denoiser does with its model, whether that was fitted or loaded."""
+
+    def denoise(self, data: Stack | ArrayLike, *, axes: str | None = None) -> DenoiseResult:
+        """Denoise a stack with the fitted model.
+
+        Parameters
+        ----------
+        data : Stack or array
+            The stack of the fit, or another one recorded with the same camera settings.
+        axes : str, optional
+            Axes of a bare array; guessed when None.
+
+        Returns
+        -------
+        DenoiseResult
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted or loaded yet.
+        ValueError
+            If the data cannot be denoised or does not fit the model.
+        MemoryError
+            If it would not fit into the free memory.
+        """
+        return last(self.denoise_steps(data, axes=axes))
+
+    def denoise_steps(
+        self, data: Stack | ArrayLike, *, axes: str | None = None
+    ) -> Generator[Progress, None, DenoiseResult]:
+        """Denoise as a generator: yields `Progress`, returns `DenoiseResult`.
+
+        Parameters and errors are those of `denoise`.
+        """
+        started = time.perf_counter()
+        stack = as_stack(data, axes)
+        model = self._fitted(stack)
+        joint = model.config.channels > 1
+        memory = memory_budget(self.memory_limit)
+        output = ArrayOutput(stack)
+        if exceeds(stack, memory):
+            check_result(stack, memory, self.has_uncertainty)
+            with tempfile.TemporaryDirectory(prefix="stbn-") as scratch:
+                described = yield from self._stream(stack, started, Path(scratch), output)
+            none = np.empty((0, 2, *stack.frame_shape), np.float32)
+            to_previous, to_next = none, none
+        else:
+            described = yield from self._prepare(stack, joint, started, model)
+            yield from relay(
+                denoise_prepared(model, described, output, self._layer_precision(model.config)),
+                lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
+            )
+            to_previous, to_next = gather_flow(described)
+        denoised = stack.assemble(output.means, np.float32)
+        return DenoiseResult(
+            denoised=denoised,
+            uncertainty=stack.assemble(output.stds, np.float32) if output.stds else None,
+            flow_to_previous=to_previous,
+            flow_to_next=to_next,
+            noise=described.pixel_noise(),
+            correlation=dict(described.correlation),
+            stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
+            report=self._report(described, time.perf_counter() - started),
+        )
+
+    def denoise_to(
+        self,
+        data: Stack | ArrayLike,
+        path: str | PathLike[str],
+        *,
+        axes: str | None = None,
+        uncertainty: str | PathLike[str] | None = None,
+        dtype: DTypeLike = np.float32,
+        overwrite: bool = False,
+    ) -> StreamedResult:
+        """Denoise a stack of any length into a file, which appears when it is complete.
+
+        Parameters
+        ----------
+        data : Stack or array
+            dask, zarr and mapped arrays are read a few frames at a time.
+        path : path
+            ``.zarr`` is OME-Zarr with a pyramid of resolutions, ``.tif`` TIFF (BigTIFF beyond
+            4 GB), ``.npy`` the bare array.
+        axes : str, optional
+            Axes of a bare array; guessed when None.
+        uncertainty : path, optional
+            Write the posterior standard deviation to this file.
+        dtype : dtype-like, default float32
+            Of the denoised file; integers are rounded and clipped.
+        overwrite : bool, default False
+            Replace what is there, once the new file is complete.
+
+        Returns
+        -------
+        StreamedResult
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was fitted or loaded yet.
+        FileExistsError, FileNotFoundError, PermissionError
+            See `napari_stbn.write`.
+        ValueError
+            If the data cannot be denoised or does not fit the model, there is no uncertainty, or
+            the format cannot hold the result.
+        OSError
+            If the drive is full; nothing that was there before is touched.
+        MemoryError
+            If even a few frames would not fit.
+        """
+        return last(
+            self.denoise_to_steps(
+                data, path, axes=axes, uncertainty=uncertainty, dtype=dtype, overwrite=overwrite
+            )
+        )
+
+    def denoise_to_steps(
+        self,
+        data: Stack | ArrayLike,
+        path: str | PathLike[str],
+        *,
+        axes: str | None = None,
+        uncertainty: str | PathLike[str] | None = None,
+        dtype: DTypeLike = np.float32,
+        overwrite: bool = False,
+    ) -> Generator[Progress, None, StreamedResult]:
+        """`denoise_to` as a generator: yields `Progress`, returns `StreamedResult`.
+
+        Closing it early removes what was written so far.
+        """
+        started = time.perf_counter()
+        stack = as_stack(data, axes)
+        if uncertainty is not None and not self.has_uncertainty:
+            raise ValueError("there is no uncertainty without a noise model; leave it out")
+        stack.check()
+        path = Path(path)
+        spread = None if uncertainty is None else Path(uncertainty)
+        title = f"{stack.name} denoised".strip()
+        with FileOutput(stack, path, spread, dtype, overwrite=overwrite, name=title) as output:
+            described = yield from self._stream(stack, started, path.absolute().parent, output)
+            yield Progress("denoise", 1.0, time.perf_counter() - started)
+        report = {**self._report(described, time.perf_counter() - started), "streamed": True}
+        return StreamedResult(path, spread, described.pixel_noise(), report)
+
+    def preview_steps(
+        self,
+        frame: int,
+        *,
+        channel: int = 0,
+        plane: int = 0,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Generator[None, None, NDArray[np.float32] | None]:
+        """Denoise one frame as well as the fit can by now: a quick look between two of its steps.
+
+        Parameters
+        ----------
+        frame, channel, plane : int
+        rows, columns : slice
+            Part of the frame [px].
+
+        Yields
+        ------
+        None
+            Several times a frame.
+
+        Returns
+        -------
+        ndarray, shape (Y', X'), float32 [user's units], or None
+            Posterior mean from the two frames before and after alone; None before the first step.
+        """
+        prepared, average, model = self._prepared, self._average, self.model
+        if prepared is None or model is None or not self.history:
+            return None
+        joint = model.config.channels > 1
+        key = (0 if joint else channel, plane)
+        movie, at = prepared.around(key, frame, rows, columns)
+        look = denoise_frame(model, movie, at, precision=self._fitted_in or "float32")
+        if average is not None:
+            average.swap()
+        try:
+            window = yield from look
+        finally:
+            look.close()
+            if average is not None:
+                average.swap()
+        shown: NDArray[np.float32] = window.mean[0, channel if joint else 0].numpy()
+        correlation = prepared.correlation.get(channel)
+        return shown if correlation is None else correlation.restore(shown[None])[0]
+
+    def _stream(
+        self, stack: Stack, started: float, scratch: Path, output: Output
+    ) -> Generator[Progress, None, PreparedStack]:
+        """Denoise into an output piece by piece; what is known of the stack."""
+        model = self._fitted(stack)
+        memory = memory_budget(self.memory_limit)
+        notes: list[str] = []
+        if self._prepared is not None and self._prepared.stack is stack:
+            notes.extend(self._prepared.notes)
+        self._prepared = None  # its memory is needed
+        known = yield from relay(
+            measure_steps(self._preparing(), stack, notes, memory),
+            lambda done: Progress(done[0], done[1], time.perf_counter() - started),
+        )
+        self._remember(known)
+        stream = Stream(
+            model=model,
+            known=known,
+            joint=model.config.channels > 1,
+            flow=self.flow,
+            refined=self._refines,
+            precision=self._layer_precision(model.config),
+            memory=memory,
+            scratch=scratch,
+        )
+        said = yield from relay(
+            denoise_stream(stream, output),
+            lambda done: Progress("denoise", done, time.perf_counter() - started),
+        )
+        known.notes.extend(said)
+        return known
+
+    def _prepare(
+        self,
+        stack: Stack,
+        joint: bool,
+        started: float,
+        model: STBN,
+        sample: Sample | None = None,
+    ) -> Generator[Progress, None, PreparedStack]:
+        """Prepare a stack, or parts of it, once; remember its noise and scaling."""
+        prepared = self._prepared
+        parts = isinstance(prepared, SampledStack)  # of no use to denoise the whole
+        if prepared is not None and prepared.stack is stack and not parts:
+            if not self._flow_is_of_start:
+                return prepared
+        else:
+            prepared = self._prepared = None  # free the last one first
+            prepared = yield from relay(
+                prepare_steps(self._preparing(), stack, joint, sample),
+                lambda done: Progress(done[0], done[1], time.perf_counter() - started),
+            )
+        if self._refines:
+            yield from relay(
+                refine_flow(
+                    model.place(self.device),
+                    prepared,
+                    self.flow,
+                    self._layer_precision(model.config),
+                ),
+                lambda done: Progress("flow", done, time.perf_counter() - started),
+            )
+        self._remember(prepared)
+        self._prepared, self._flow_is_of_start = prepared, False
+        return prepared

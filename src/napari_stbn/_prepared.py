@@ -1,0 +1,108 @@
+"""What a raw movie becomes before the network takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Tensor
+
+from .correlation import NoiseCorrelation
+from .noise import GaussianNoise, PoissonGaussianNoise
+from .prior import Units
+from .stack import IntensityScaling, Stack
+
+__all__ = ["Index", "KnownNoise", "NoiseChoice", "Phase", "PreparedMovie", "PreparedStack"]
+
+Index = tuple[int, int]  # channel, plane
+Phase = Literal["noise", "flow"]
+KnownNoise = PoissonGaussianNoise | GaussianNoise | None
+NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
+
+
+@dataclass(frozen=True)
+class PreparedMovie:
+    """One movie of C channels, as training and inference take it.
+
+    Attributes
+    ----------
+    intensities : Tensor, shape (T, C, Y, X), float32 [user's units]
+        Noisy intensities; pixels that are not valid hold a guess from their neighbours.
+    inputs : Tensor, shape (T, C, Y, X), float32 [network units]
+        The same, as the network sees them.
+    valid : Tensor, shape (T, 1, Y, X), bool
+        False for pixels that were not measured (NaN, infinite, dead, dropped frames): they count in
+        no loss, and the posterior there is the prior.
+    flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, Y, X), float32 [px], ordered (dx, dy)
+    units : tuple of Units, length C
+    """
+
+    intensities: Tensor
+    inputs: Tensor
+    valid: Tensor
+    flow_to_previous: Tensor
+    flow_to_next: Tensor
+    units: tuple[Units, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height and width."""
+        t, _, h, w = self.inputs.shape
+        return t, h, w
+
+    def crop(self, rows: slice, columns: slice) -> PreparedMovie:
+        """The same movie with some rows and columns [px] of every frame; nothing is copied."""
+        names = ("intensities", "inputs", "valid", "flow_to_previous", "flow_to_next")
+        return replace(self, **{name: getattr(self, name)[..., rows, columns] for name in names})
+
+
+@dataclass(frozen=True)
+class PreparedStack:
+    """All movies of a stack, ready for the network.
+
+    Attributes
+    ----------
+    stack : Stack
+    movies : dict of (channel, plane) to PreparedMovie
+        Joint channels share one entry, under channel 0. Parts of a stack that is too large to be
+        prepared as a whole have more numbers in their keys (`napari_stbn._sampling`).
+    noise : dict of int to noise model or None
+        Of each channel.
+    scaling : dict of int to IntensityScaling
+        Of each channel, after stabilisation.
+    notes : list of str
+        Sentences for the user: defects found, doubts about the noise.
+    correlation : dict of int to NoiseCorrelation or None
+        Of each channel. Movies, noise and scaling of a channel that has one are those after
+        `NoiseCorrelation.whiten`.
+    """
+
+    stack: Stack
+    movies: dict[tuple[int, ...], PreparedMovie]
+    noise: dict[int, KnownNoise]
+    scaling: dict[int, IntensityScaling]
+    notes: list[str] = field(default_factory=list)
+    correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
+
+    def pixel_noise(self) -> dict[int, KnownNoise]:
+        """Noise of each channel as recorded, before any filter."""
+        noise = dict(self.noise)
+        for channel, model in noise.items():
+            correlation = self.correlation.get(channel)
+            if correlation is not None and model is not None:
+                noise[channel] = correlation.pixel_noise(model)
+        return noise
+
+    def around(
+        self, key: Index, frame: int, rows: slice, columns: slice
+    ) -> tuple[PreparedMovie, int]:
+        """A movie in which one frame and its neighbours can be looked at, and that frame's place.
+
+        Parameters
+        ----------
+        key : (channel, plane)
+        frame : int
+        rows, columns : slice
+            Part of the frames [px].
+        """
+        return self.movies[key].crop(rows, columns), frame
