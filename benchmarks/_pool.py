@@ -20,7 +20,7 @@ from torch import Tensor
 
 from _leaves import moving_leaves
 from napari_stbn.clips import turn
-from napari_stbn.flow.estimators import estimate_flow
+from napari_stbn.flow import estimate_flow
 from napari_stbn.network import STBN
 from napari_stbn.noise import PoissonGaussianNoise, estimate_noise
 from napari_stbn.preparation import network_scaling

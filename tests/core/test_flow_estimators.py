@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -12,12 +12,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from napari_stbn.flow import FLOW_METHODS, FlowMethod, end_point_error, estimate_flow, flow_steps
+from napari_stbn.flow import (
+    FLOW_METHODS,
+    FlowMethod,
+    FlowStream,
+    end_point_error,
+    estimate_flow,
+    flow_steps,
+)
 from napari_stbn.samples import simulate
+from napari_stbn.samples.motion import simulate_motion
 
 SIZE = (72, 88)
 BRIGHT = 10.0  # of 100 at the centre of a spot: the foreground
-DENSE: tuple[FlowMethod, ...] = ("dis", "ilk", "tvl1")
+DENSE: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1")
 Image = NDArray[Any]
 
 
@@ -199,6 +207,35 @@ def test_a_hot_pixel_does_not_hide_the_rest() -> None:
     assert error(estimate_flow(movie).to_next[0], shift, bright) < 0.25
 
 
+def test_more_frames_help_where_motion_is_even() -> None:
+    """Measured: 0.19 against 0.25 px; a pair alone is the same by both."""
+    single: list[float] = []
+    several: list[float] = []
+    for seed in range(2):
+        movie = simulate_motion(
+            (4, 96, 96), structure="nuclei", motion="rotation", speed=2.0, photons=10, seed=seed
+        )
+        bright = movie.photons[1] > 1
+        for errors, method in ((single, "dis"), (several, "dis_multi")):
+            found = estimate_flow(movie.noisy, cast("FlowMethod", method)).to_next[1]
+            errors.append(error(found, movie.flow_to_next[1], bright))
+    assert np.mean(several) < 0.9 * np.mean(single)
+    pair = movie.noisy[:2]
+    np.testing.assert_array_equal(estimate_flow(pair, "dis_multi"), estimate_flow(pair, "dis"))
+
+
+def test_frames_handed_in_one_by_one_give_the_flow_of_the_whole() -> None:
+    movie = simulate((5, 40, 40), seed=0).noisy
+    whole = estimate_flow(movie, "dis_multi")
+    stream, pairs = FlowStream("dis_multi"), []
+    for frame in movie:
+        pairs += list(stream.add(frame))
+    pairs += list(stream.finish())
+    for t, pair in enumerate(pairs):
+        np.testing.assert_array_equal(pair, (whole.to_previous[t], whole.to_next[t]))
+    assert len(pairs) == 4
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_translation_never_leaps_on_a_noisy_movie(seed: int) -> None:
     """Phase correlation of noise has peaks anywhere; motion beyond a few px is not there."""
@@ -222,7 +259,7 @@ def test_steps_are_the_pairs_of_the_whole_and_read_nothing_else() -> None:
 def test_wrong_input_is_said_before_any_work() -> None:
     with pytest.raises(
         ValueError,
-        match="flow method must be one of dis, ilk, tvl1, translation, none, got 'pwc'",
+        match=r"flow method must be one of dis, dis_multi, ilk, .*, auto, got 'pwc'",
     ):
         flow_steps(np.zeros((2, 8, 8)), "pwc")  # type: ignore[arg-type]
     for shape in ((1, 8, 8), (8, 8), (2, 3, 8, 8)):

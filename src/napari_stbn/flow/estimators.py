@@ -1,4 +1,4 @@
-"""Optical flow of a noisy movie: computed once, on full frames, in both directions.
+"""Optical flow between the frames of a noisy movie, in both directions, on full frames.
 
 The default is OpenCV's dense inverse search with settings that hold down to a few photons (`_dis`):
 larger patches, coarser finest scale and a stronger smoothness term than its presets, on frames
@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_stbn._generators import last
+from .multiframe import motion_mean
 
-__all__ = ["FLOW_METHODS", "Flow", "FlowMethod", "estimate_flow", "flow_steps", "whole_flow"]
+__all__ = ["PAIR_METHODS", "Flow", "FlowStream", "PairMethod", "all_pairs", "pair_steps"]
 
-FlowMethod = Literal["dis", "ilk", "tvl1", "translation", "none"]
-FLOW_METHODS: tuple[FlowMethod, ...] = get_args(FlowMethod)
+PairMethod = Literal["dis", "dis_multi", "ilk", "tvl1", "translation", "none"]
+PAIR_METHODS: tuple[PairMethod, ...] = get_args(PairMethod)
 
 Image = NDArray[np.float32]
 Estimator = Callable[[Image, Image], Image]
@@ -26,6 +26,8 @@ Estimator = Callable[[Image, Image], Image]
 _WEAKEST_PEAK = 0.2
 # Dense inverse search needs a pyramid [px]; smaller frames are extended at their edges.
 _SMALLEST = 48
+# Frames beside each of the two of a pair. Two were worse than one: nothing moves that evenly.
+_BESIDE = 1
 
 
 class Flow(NamedTuple):
@@ -43,76 +45,117 @@ class Flow(NamedTuple):
     to_next: NDArray[np.float32]
 
 
-def estimate_flow(movie: NDArray[Any], method: FlowMethod = "dis") -> Flow:
-    """Estimate the flow between neighbouring frames.
+class FlowStream:
+    """Flow pair by pair, of frames that are handed in one by one.
 
     Parameters
     ----------
-    movie : ndarray, shape (T, Y, X)
-        Noisy frames in any unit; the result does not depend on their scale or offset.
-    method : {"dis", "ilk", "tvl1", "translation", "none"}, default "dis"
-        Dense inverse search (OpenCV), iterative Lucas-Kanade or TV-L1 (scikit-image), one
-        translation a pair by phase correlation, or zero flow.
-
-    Returns
-    -------
-    Flow
-        Both directions, float32, in px.
+    method : str
+        One of `PAIR_METHODS`.
+    plain : Flow, optional
+        By ``"dis"``, of the same frames, where it is known: ``"dis_multi"`` begins with it.
 
     Raises
     ------
     ValueError
-        If `movie` is not (T, Y, X) with T >= 2, or the method is unknown.
-
-    Notes
-    -----
-    The convention is that of `napari_stbn.flow.field`: ``frame[t + 1][p] ~ frame[t][p +
-    to_previous[t][:, p]]``.
+        If the method is unknown.
     """
-    return last(whole_flow(movie, method))
+
+    def __init__(self, method: PairMethod, plain: Flow | None = None) -> None:
+        if method not in PAIR_METHODS:
+            raise ValueError(
+                f"flow method must be one of {', '.join(PAIR_METHODS)}, got {method!r}"
+            )
+        self._multi = method == "dis_multi"
+        self._estimate = _ESTIMATORS[method]
+        self._frames: dict[int, Image] = {}  # those that a pair still needs
+        self._known = plain
+        self._plain: dict[int, tuple[Image, Image]] = {}  # pairs between single frames
+        self._count = 0
+
+    def add(self, frame: NDArray[Any]) -> Iterator[tuple[Image, Image]]:
+        """Take the next frame (Y, X); the flow of the pairs that need no later one.
+
+        Yields
+        ------
+        (to_previous, to_next), each (2, Y, X) float32 [px]
+        """
+        now = self._count
+        self._frames[now] = np.asarray(frame)
+        self._count += 1
+        if now:
+            plain = self._of_pair(now - 1)
+            self._frames.pop(now - (2 + 2 * _BESIDE if self._multi else 1), None)
+            if not self._multi:
+                yield plain
+                return
+            self._plain[now - 1] = plain
+            if now > _BESIDE:
+                yield self._from_means(now - 1 - _BESIDE)
+
+    def finish(self) -> Iterator[tuple[Image, Image]]:
+        """The flow of the pairs that waited for later frames."""
+        if self._multi:
+            for pair in range(max(0, self._count - 1 - _BESIDE), self._count - 1):
+                yield self._from_means(pair)
+
+    def _of_pair(self, pair: int) -> tuple[Image, Image]:
+        """Flow between single frames."""
+        if self._known is not None:
+            return self._known.to_previous[pair], self._known.to_next[pair]
+        return _both_ways(np.stack([self._frames[pair], self._frames[pair + 1]]), self._estimate)
+
+    def _from_means(self, pair: int) -> tuple[Image, Image]:
+        """Flow between the means of the frames before and behind a pair."""
+        before = motion_mean(
+            lambda t: np.asarray(self._frames[t], np.float32),
+            lambda t: self._plain[t - 1][0],
+            min(_BESIDE, pair),
+            pair,
+            -1,
+        )
+        behind = motion_mean(
+            lambda t: np.asarray(self._frames[t], np.float32),
+            lambda t: self._plain[t][1],
+            min(_BESIDE, self._count - 2 - pair),
+            pair + 1,
+            1,
+        )
+        self._plain.pop(pair - _BESIDE, None)
+        return _both_ways(np.stack([before, behind]), self._estimate)
 
 
-def whole_flow(movie: NDArray[Any], method: FlowMethod = "dis") -> Generator[float, None, Flow]:
-    """Estimate the flow as a generator: a loop over it is `estimate_flow`.
+def pair_steps(
+    movie: NDArray[Any], method: PairMethod, plain: Flow | None = None
+) -> Iterator[tuple[Image, Image]]:
+    """Flow of a movie (T, Y, X) pair by pair; see `FlowStream`."""
+    stream = FlowStream(method, plain)
+    for frame in movie:
+        yield from stream.add(frame)
+    yield from stream.finish()
 
-    Yields the part that is done, 0 to 1, after each pair, and returns the `Flow`.
 
-    Parameters and errors are those of `estimate_flow`.
-    """
-    pairs = flow_steps(movie, method)
-    count, height, width = np.shape(movie)
+def all_pairs(
+    movie: NDArray[Any], method: PairMethod, plain: Flow | None = None
+) -> Generator[float, None, Flow]:
+    """Flow of a movie (T, Y, X); yields the part that is done after each pair."""
+    count, height, width = movie.shape
     flow = Flow(*(np.empty((count - 1, 2, height, width), np.float32) for _ in range(2)))
-    for t, pair in enumerate(pairs):  # each is written where it stays
+    for t, pair in enumerate(pair_steps(movie, method, plain)):  # each is written where it stays
         flow.to_previous[t], flow.to_next[t] = pair
         yield (t + 1) / (count - 1)
     return flow
 
 
-def flow_steps(movie: NDArray[Any], method: FlowMethod = "dis") -> Iterator[tuple[Image, Image]]:
-    """Estimate the flow pair by pair.
-
-    Yields (to_previous, to_next), each (2, Y, X) float32 [px].
-
-    Parameters and errors are those of `estimate_flow`.
-    """
-    movie = np.asarray(movie)
-    if movie.ndim != 3 or movie.shape[0] < 2:
-        raise ValueError(f"movie must have shape (T, Y, X) with T >= 2, got {movie.shape}")
-    if method not in _ESTIMATORS:
-        raise ValueError(f"flow method must be one of {', '.join(FLOW_METHODS)}, got {method!r}")
-    return _pairs(movie, _ESTIMATORS[method])
-
-
-def _pairs(movie: NDArray[Any], estimate: Estimator) -> Iterator[tuple[Image, Image]]:
-    """Both directions of each pair of frames."""
-    height, width = movie.shape[1:]
+def _both_ways(pair: NDArray[Any], estimate: Estimator) -> tuple[Image, Image]:
+    """Flow from the second frame of a pair (2, Y, X) to the first, and back."""
+    height, width = pair.shape[1:]
     extra_y, extra_x = max(0, _SMALLEST - height), max(0, _SMALLEST - width)
-    for t in range(movie.shape[0] - 1):
-        pair = _to_bytes(movie[t : t + 2])
-        if extra_y or extra_x:
-            pair = np.pad(pair, ((0, 0), (0, extra_y), (0, extra_x)), mode="symmetric")
-        to_previous, to_next = estimate(pair[1], pair[0]), estimate(pair[0], pair[1])
-        yield to_previous[:, :height, :width].copy(), to_next[:, :height, :width].copy()
+    pair = _to_bytes(pair)
+    if extra_y or extra_x:
+        pair = np.pad(pair, ((0, 0), (0, extra_y), (0, extra_x)), mode="symmetric")
+    to_previous, to_next = estimate(pair[1], pair[0]), estimate(pair[0], pair[1])
+    return to_previous[:, :height, :width].copy(), to_next[:, :height, :width].copy()
 
 
 def _to_bytes(pair: NDArray[Any]) -> Image:
@@ -197,6 +240,7 @@ def _from_rows(flow: NDArray[Any]) -> Image:
 
 _ESTIMATORS: dict[str, Estimator] = {
     "dis": _dis,
+    "dis_multi": _dis,
     "ilk": _ilk,
     "tvl1": _tvl1,
     "translation": _translation,

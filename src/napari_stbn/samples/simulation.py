@@ -150,17 +150,54 @@ def simulate(
     to_previous, to_next = canvas.flows(_FLOW_THRESHOLD * level)
     light = canvas.light * (1.0 - bleaching) ** np.linspace(0.0, 1.0, shape[0])[:, None, None]
     light *= photons / np.percentile(light, 99.9)
-    rng = scene.stream("camera")
-    electrons = rng.poisson(light) + rng.normal(0.0, read_noise, shape)
+    return record(
+        light,
+        (to_previous, to_next),
+        rng=scene.stream("camera"),
+        gain=gain,
+        offset=offset,
+        read_noise=read_noise,
+        kind=kind,
+        seed=seed,
+        events=canvas.events,
+        event_list=tuple(sorted(scene.event_list, key=lambda event: (event.frame, event.centre))),
+    )
+
+
+def record(
+    light: npt.NDArray[np.float64],
+    flows: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    *,
+    rng: np.random.Generator,
+    gain: float,
+    offset: float,
+    read_noise: float,
+    kind: str,
+    seed: int,
+    events: npt.NDArray[np.bool_] | None = None,
+    event_list: tuple[BlinkEvent, ...] = (),
+) -> SimulatedMovie:
+    """What the camera of `simulate` makes of expected photoelectrons, (T, Y, X).
+
+    Parameters
+    ----------
+    light : ndarray, shape (T, Y, X) [photoelectrons]
+    flows : (to_previous, to_next)
+    rng : Generator
+        Of the noise.
+    gain, offset, read_noise, kind, seed, events, event_list
+        As in `SimulatedMovie`.
+    """
+    electrons = rng.poisson(light) + rng.normal(0.0, read_noise, light.shape)
     counts = np.clip(np.round(offset + gain * electrons), 0, _COUNT)
     return SimulatedMovie(
         noisy=counts.astype(np.uint16),
         clean=(offset + gain * light).astype(np.float32),
         photons=light.astype(np.float32),
-        flow_to_previous=to_previous,
-        flow_to_next=to_next,
-        events=canvas.events,
-        event_list=tuple(sorted(scene.event_list, key=lambda event: (event.frame, event.centre))),
+        flow_to_previous=flows[0],
+        flow_to_next=flows[1],
+        events=np.zeros(light.shape, bool) if events is None else events,
+        event_list=event_list,
         gain=float(gain),
         offset=float(offset),
         read_noise=float(read_noise),
