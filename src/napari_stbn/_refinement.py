@@ -8,18 +8,19 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ._generators import relay
 from .devices import free_memory
-from .flow import FlowMethod, whole_flow
+from .flow import Flow, FlowMethod, HeldOut, choose_flow, whole_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
-from .preparation import PreparedStack
+from .preparation import PreparedMovie, PreparedStack
 
-__all__ = ["DENSE_METHODS", "refine_flow"]
+__all__ = ["DENSE_METHODS", "hide_pixels", "keep_better", "reestimate_flow", "refine_flow"]
 
-DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "ilk", "tvl1")
+DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "auto")
 """Methods that follow the noise of single pixels where there is much of it."""
 _MEMORY_SHARE = 0.5  # of what is free, for one movie
 
@@ -35,7 +36,8 @@ def refine_flow(
         That already denoises, on the device to use.
     prepared : PreparedStack
         Whatever its flow is now, the prediction goes along zero flow.
-    method : {"dis", "ilk", "tvl1"}
+    method : {"dis", "dis_multi", "ilk", "tvl1", "auto"}
+        "auto" chooses by noisy pixels that were hidden from the prediction.
     precision : {"float32", "bfloat16"}, default "float32"
 
     Yields
@@ -49,25 +51,18 @@ def refine_flow(
     resembles it, its noise included, and so tells the network of it. A prediction along zero flow
     holds nothing of the pixel's own noise. The paper refines its flow for the same reason.
     """
-    device = next(model.parameters()).device
     for number, (key, movie) in enumerate(prepared.movies.items()):
+        share = partial(_share, number, len(prepared.movies))
         none = torch.zeros(1).expand(movie.flow_to_previous.shape)  # takes no memory
         still = replace(movie, flow_to_previous=none, flow_to_next=none)
-        plan = plan_inference(
-            model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision
-        )
-        frames = []
-        for piece in denoise_frames(
-            model, still, plan, precision=precision, origins=PATCH_ORIGINS[:1]
-        ):
-            if isinstance(piece, DenoisedWindow):
-                frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
-            else:
-                yield (number + 0.9 * piece) / len(prepared.movies)
-        flow = yield from relay(
-            whole_flow(np.concatenate(frames), method),
-            partial(_share, number, len(prepared.movies)),
-        )
+        if method == "auto":
+            held, still = hide_pixels(still)
+            frames = yield from relay(_predict(model, still, precision), partial(share, 0.0, 0.8))
+            flow, choice = yield from relay(choose_flow(held, frames), partial(share, 0.8, 0.2))
+            prepared.choices[key] = choice
+        else:
+            frames = yield from relay(_predict(model, still, precision), partial(share, 0.0, 0.9))
+            flow = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
         prepared.movies[key] = replace(
             movie,
             flow_to_previous=torch.from_numpy(flow.to_previous),
@@ -75,6 +70,97 @@ def refine_flow(
         )
 
 
-def _share(number: int, count: int, done: float) -> float:
-    """Part of the whole work when this part of a movie's flow is done, after its prediction."""
-    return (number + 0.9 + 0.1 * done) / count
+def reestimate_flow(
+    model: STBN, movie: PreparedMovie, method: FlowMethod, precision: Precision = "float32"
+) -> Generator[float, None, float]:
+    """Estimate flow anew on the prediction along the flow so far; keep what is better, in place.
+
+    Parameters
+    ----------
+    model : STBN
+    movie : PreparedMovie
+        Its flow is overwritten where the new one explains noisy pixels better that were hidden from
+        the prediction, pair by pair.
+    method : str
+        Of the flow between predicted frames.
+    precision : {"float32", "bfloat16"}, default "float32"
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Returns
+    -------
+    float
+        Part of the pairs whose flow was replaced.
+    """
+    held, hidden = hide_pixels(movie)
+    frames = yield from relay(_predict(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.9))
+    method = "dis" if method == "auto" else method
+    found = yield from relay(whole_flow(frames, method), partial(_share, 0, 1, 0.9, 0.1))
+    flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
+    return keep_better(flow, found, held.asking(frames))
+
+
+def keep_better(flow: Flow, found: Flow, held: HeldOut) -> float:
+    """Replace the flow of each pair, in place, where another explains hidden pixels better.
+
+    Parameters
+    ----------
+    flow, found : Flow
+        The one to change, and the other.
+    held : HeldOut
+        Asked for answers in the frames that both are judged by.
+
+    Returns
+    -------
+    float
+        Part of the pairs that was replaced.
+    """
+    before, after = (held.errors(f).sum((1, 2, 3), dtype=np.float64) for f in (flow, found))
+    better = after < before
+    for direction, new in zip(flow, found, strict=True):
+        direction[better] = new[better]
+    return float(better.mean())
+
+
+def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
+    """Hide one pixel in sixteen of a movie from the network, for flow to be measured by.
+
+    Returns
+    -------
+    held : HeldOut
+        Of the sum of the channels.
+    hidden : PreparedMovie
+        With the pixels' places filled from their neighbours.
+    """
+    intensities = movie.intensities.numpy()
+    valid = movie.valid[:, 0].numpy()
+    inputs = torch.empty_like(movie.inputs)
+    for c, unit in enumerate(movie.units):
+        filled = HeldOut.of(intensities[:, c]).filled
+        inputs[:, c] = unit.to_network(torch.from_numpy(filled))
+    inputs[:, len(movie.units) :] = movie.inputs[:, len(movie.units) :]  # maps, not measured
+    held = HeldOut.of(intensities.sum(1), valid=valid)
+    return held, replace(movie, inputs=inputs)
+
+
+def _predict(
+    model: STBN, movie: PreparedMovie, precision: Precision
+) -> Generator[float, None, NDArray[np.float32]]:
+    """Blind prediction of a movie, summed over its channels, (T, Y, X); yields the part done."""
+    device = next(model.parameters()).device
+    plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision)
+    frames = []
+    for piece in denoise_frames(model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]):
+        if isinstance(piece, DenoisedWindow):
+            frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
+        else:
+            yield piece
+    return np.concatenate(frames)
+
+
+def _share(number: int, count: int, before: float, part: float, done: float) -> float:
+    """Part of the whole work when a part of one movie's work is done."""
+    return (number + before + part * done) / count

@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -202,11 +203,10 @@ class PWCNet(nn.Module):
             layers += _rectified(inputs, features, dilation=dilation)
             inputs = features
         self.context = nn.Sequential(*layers, nn.Conv2d(inputs, 2, 3, padding=1))
-        if config.correct:
+        if config.correct:  # what the flow is added up from begins with zero
+            silent = re.compile(rf".*\.predict\..*|context\.{len(layers)}\..*|.*\.up_flow\.bias")
             for name, parameter in self.named_parameters():
-                if ".predict." in name or name.startswith(f"context.{len(layers)}."):
-                    nn.init.zeros_(parameter)
-                elif name.endswith("up_flow.bias"):
+                if silent.fullmatch(name):
                     nn.init.zeros_(parameter)
 
     def forward(self, first: Tensor, second: Tensor, given: Tensor | None = None) -> Tensor:

@@ -1,0 +1,230 @@
+"""Flow distillation: a student learns on noisy frames what a frozen teacher sees on denoised ones.
+
+Paper, "Flow Refinement in Noise". With F_s the student, F_t the teacher, y noisy and x the denoised frames (paper, Eqs. 5, 6, 15-17):
+
+    targets   v_i = stop_gradient(F_t(x_i, x_i+1)),   w_i = stop_gradient(F_t(x_i+1, x_i))
+    loss      |F_s(y_i, y_i+1) - v_i|_1 + |F_s(y_i+1, y_i) - w_i|_1 + gamma sum_k |theta_k|_2
+    total     loss of the denoiser + lambda x loss
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .estimators import Flow
+from .pwcnet import PWCNet
+
+__all__ = ["Distillation", "DistillationConfig", "distillation_loss", "normalise", "student_flow"]
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How a student is trained.
+
+    Attributes
+    ----------
+    coefficient
+        Of the distillation in the total loss (paper and released code: 5e-4).
+    regularisation
+        Of the 2-norms of the student's weights (released code: 4e-4).
+    learning_rate
+        Of the student's own Adam (released code: 1e-5 for pretrained weights; a correction that
+        begins with nothing learns at ten times that and more).
+    crop
+        Side of the parts of the frames that a step looks at [px].
+    batch
+        Pairs of a step.
+    """
+
+    coefficient: Annotated[float, {"min": 0.0}] = 5e-4
+    regularisation: Annotated[float, {"min": 0.0}] = 4e-4
+    learning_rate: Annotated[float, {"min": 1e-7, "max": 0.1}] = 1e-3
+    crop: Annotated[int, {"min": 16, "max": 512}] = 96
+    batch: Annotated[int, {"min": 1, "max": 64}] = 2
+
+
+def normalise(movie: NDArray[np.floating]) -> Tensor:
+    """Frames on one scale for a whole movie: 1st to 99.8th percentile to 0..1, (T, 1, Y, X).
+
+    One scale a movie, and no smoothing: a student learns its own.
+    """
+    values = np.asarray(movie, np.float32)
+    every = max(1, values.size // 2**22)
+    low, high = np.percentile(values.reshape(-1)[::every], [1.0, 99.8])
+    return torch.from_numpy((values - low) / max(float(high - low), 1e-12))[:, None]
+
+
+def distillation_loss(
+    student: PWCNet,
+    first: Tensor,
+    second: Tensor,
+    targets: tuple[Tensor, Tensor],
+    given: tuple[Tensor, Tensor] | None = None,
+    *,
+    regularisation: float = 4e-4,
+) -> Tensor:
+    """How far the student's flow on noisy frames is from the teacher's on denoised ones.
+
+    Parameters
+    ----------
+    student : PWCNet
+    first, second : Tensor, shape (N, C, H, W)
+        Noisy frames, the second follows the first.
+    targets : (to_previous, to_next), Tensors of shape (N, 2, H, W) [px]
+        The teacher's flow from the second frame to the first, and from the first to the second. No
+        gradient flows into them.
+    given : (to_previous, to_next), optional
+        Flow for a student that corrects.
+    regularisation : float
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean absolute difference of both ways, plus the weighted 2-norms of the weights.
+
+    Notes
+    -----
+    Eqs. 15 and 17. The L1 norm is a mean here, so that it does not grow with the size of the crop.
+    """
+    to_previous, to_next = (target.detach() for target in targets)
+    known = (None, None) if given is None else given
+    back = student(second, first, known[0])
+    ahead = student(first, second, known[1])
+    apart = (back - to_previous).abs().mean() + (ahead - to_next).abs().mean()
+    norms = torch.stack([p.norm() for p in student.parameters()]).sum()
+    return apart + regularisation * norms
+
+
+class Distillation:
+    """Training of a student beside a fit, on cached whole-frame flow of the teacher.
+
+    Parameters
+    ----------
+    student : PWCNet
+        Trained in place.
+    config : DistillationConfig
+    generator : torch.Generator
+        The only source of chance, on the CPU.
+
+    Notes
+    -----
+    In the paper the student's loss is added to that of the denoiser. No gradient passes from the
+    denoiser into the flow (the alignment takes the nearest pixel), so that the student's weights
+    see this loss alone, and a step of its own optimiser is the same as a joint one; the coefficient
+    only scales its gradient, which Adam takes out again up to its epsilon.
+    """
+
+    def __init__(
+        self, student: PWCNet, config: DistillationConfig, generator: torch.Generator
+    ) -> None:
+        self.student, self.config, self._generator = student, config, generator
+        self._optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
+        self._frames: Tensor | None = None
+        self._targets: Flow | None = None
+        self._given: Flow | None = None
+
+    def refresh(self, noisy: NDArray[np.floating], teacher: Flow, given: Flow | None) -> None:
+        """Take new targets.
+
+        Parameters
+        ----------
+        noisy : ndarray, shape (T, Y, X)
+        teacher : Flow
+            On the denoised frames.
+        given : Flow or None
+            On the noisy frames, for a student that corrects.
+        """
+        self._frames, self._targets, self._given = normalise(noisy), teacher, given
+
+    def step(self) -> float:
+        """One step of the student on random parts of random pairs; its loss.
+
+        Raises
+        ------
+        RuntimeError
+            If there are no targets yet.
+        """
+        if self._frames is None or self._targets is None:
+            raise RuntimeError("there is nothing to learn from: call refresh() first")
+        device = next(self.student.parameters()).device
+        picked = [self._pick() for _ in range(self.config.batch)]
+        channels = self.student.config.channels
+
+        def frames(offset: int) -> Tensor:
+            parts = [self._frames[t + offset][:, y, x] for t, y, x in picked]  # type: ignore[index]
+            return torch.stack(parts).expand(-1, channels, -1, -1).to(device)
+
+        def flows(flow: Flow) -> tuple[Tensor, Tensor]:
+            ways = [torch.from_numpy(np.stack([d[t][:, y, x] for t, y, x in picked])) for d in flow]
+            return ways[0].to(device), ways[1].to(device)
+
+        self.student.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = distillation_loss(
+            self.student,
+            frames(0),
+            frames(1),
+            flows(self._targets),
+            None if self._given is None else flows(self._given),
+            regularisation=self.config.regularisation,
+        )
+        (self.config.coefficient * loss).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _pick(self) -> tuple[int, slice, slice]:
+        """A random pair, and a part of its frames."""
+        count, _, height, width = self._frames.shape  # type: ignore[union-attr]
+
+        def integer(below: int) -> int:
+            return int(torch.randint(below, (), generator=self._generator))
+
+        side = self.config.crop
+        y, x = (integer(max(0, n - side) + 1) for n in (height, width))
+        return integer(count - 1), slice(y, y + side), slice(x, x + side)
+
+
+@torch.no_grad()
+def student_flow(
+    student: PWCNet, noisy: NDArray[np.floating], given: Flow | None = None
+) -> Generator[float, None, Flow]:
+    """Flow of a student on whole noisy frames.
+
+    Parameters
+    ----------
+    student : PWCNet
+        On the device to use.
+    noisy : ndarray, shape (T, Y, X)
+    given : Flow, optional
+        On the same frames, for a student that corrects.
+
+    Yields
+    ------
+    float
+        Part of the pairs that is done.
+
+    Returns
+    -------
+    Flow
+    """
+    frames, channels = normalise(noisy), student.config.channels
+    device = next(student.parameters()).device
+    pairs = len(frames) - 1
+    flow = Flow(*(np.empty((pairs, 2, *frames.shape[2:]), np.float32) for _ in range(2)))
+    student.eval()
+    for t in range(pairs):
+        first, second = (f.expand(1, channels, -1, -1).to(device) for f in frames[t : t + 2])
+        for way, (this, other) in enumerate(((second, first), (first, second))):
+            known = None if given is None else torch.from_numpy(given[way][t])[None].to(device)
+            flow[way][t] = student(this, other, known)[0].cpu().numpy()
+        yield (t + 1) / pairs
+    return flow
