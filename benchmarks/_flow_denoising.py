@@ -74,6 +74,11 @@ class Case:
         for _ in range(rounds):
             last(reestimate_flow(self.model, self.movie, "dis"))
 
+    def bilinear(self) -> None:
+        """Flow between noisy frames, and alignment that blends four pixels along it."""
+        self.estimated("dis")
+        self.model.config = replace(self.model.config, alignment="bilinear")
+
 
 SOURCES: dict[str, Callable[[Case], None]] = {
     "none": lambda case: case.estimated("none"),
@@ -83,6 +88,7 @@ SOURCES: dict[str, Callable[[Case], None]] = {
     "dis refined": lambda case: case.refined("dis"),
     "auto refined": lambda case: case.refined("auto"),
     "reestimated": lambda case: case.reestimated(1),
+    "dis, bilinear": lambda case: case.bilinear(),
     "true": lambda case: case.set_flow(
         Flow(case.simulated.flow_to_previous, case.simulated.flow_to_next)
     ),

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from .correlation import NoiseCorrelation
+from .flow import FlowChoice
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .prior import Units
 from .stack import IntensityScaling, Stack
@@ -75,6 +76,8 @@ class PreparedStack:
     correlation : dict of int to NoiseCorrelation or None
         Of each channel. Movies, noise and scaling of a channel that has one are those after
         `NoiseCorrelation.whiten`.
+    choices : dict of (channel, plane) to FlowChoice
+        Which motion was taken, of movies for which it was chosen.
     """
 
     stack: Stack
@@ -83,6 +86,7 @@ class PreparedStack:
     scaling: dict[int, IntensityScaling]
     notes: list[str] = field(default_factory=list)
     correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
+    choices: dict[tuple[int, ...], FlowChoice] = field(default_factory=dict)
 
     def pixel_noise(self) -> dict[int, KnownNoise]:
         """Noise of each channel as recorded, before any filter."""

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ._generators import relay
 from .devices import is_out_of_memory, release_cached
-from .flow.field import gather, warp_index
+from .flow.field import align_index, gather
 from .network import STBN
 from .network.frozen import FrozenSTBN
 from .network.stbn import Direction, head_radius, state_radius
@@ -358,7 +358,8 @@ class _Runner:
             if direction == "from_past"
             else self.movie.flow_to_next[t]
         )
-        aligned = gather(neighbour, warp_index(flow[None].to(self.device)))
+        index = align_index(flow[None].to(self.device), self.model.config.alignment)
+        aligned = gather(neighbour, index)
         return self._tiled(
             lambda f, a: self.network.advance(direction, f, a),
             [frame, aligned],

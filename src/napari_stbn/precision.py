@@ -75,6 +75,8 @@ def paired_is_right(config: STBNConfig, device: torch.device, precision: Precisi
 
     It gains on every CPU that was measured, and is not timed there, see `choose_precision`.
     """
+    if config.alignment != "nearest":  # which the fast path alone knows
+        return False
     exact = try_step(config, device, "float32", paired=False)
     fast = try_step(config, device, precision, paired=True)
     if exact is None or fast is None or not fast.agrees(exact):

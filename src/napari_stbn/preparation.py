@@ -18,7 +18,7 @@ from ._generators import relay
 from ._measuring import measure_channels, network_scaling, share
 from ._prepared import Index, KnownNoise, NoiseChoice, Phase, PreparedMovie, PreparedStack
 from .correlation import CorrelationChoice, NoiseCorrelation
-from .flow import Flow, FlowMethod, whole_flow
+from .flow import Flow, FlowMethod, join_channels, measured_flow
 from .noise import NoiseModel
 from .prior import Units
 from .stack import IntensityScaling, Stack
@@ -151,10 +151,12 @@ def prepare_stack(
     groups = movie_groups(stack, joint)
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = read_filled(prepared, members)
-        both = yield from relay(
-            whole_flow(sum(filled[1:], filled[0]), flow),
+        both, choice = yield from relay(
+            measured_flow(join_channels(filled), flow),
             partial(share, "flow", number, len(groups)),
         )
+        if choice is not None:
+            prepared.choices[key] = choice
         models = [prepared.noise[c] for c, _ in members]
         scalings = [prepared.scaling[c] for c, _ in members]
         prepared.movies[key] = prepare_movie(filled, valid, models, scalings, both)

@@ -9,7 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from napari_stbn._generators import last
-from napari_stbn.flow import Flow, HeldOut, choose_flow, compare, confidence, estimate_flow
+from napari_stbn.flow import (
+    Flow,
+    HeldOut,
+    choose_flow,
+    compare,
+    confidence,
+    estimate_flow,
+    join_channels,
+)
 from napari_stbn.flow.choice import still_where_worse
 from napari_stbn.flow.consistency import smooth_unsure
 from napari_stbn.samples import SimulatedMovie
@@ -145,3 +153,34 @@ def test_unsure_flow_takes_its_surroundings() -> None:
     better = smooth_unsure(flow, confidence(flow))
     assert np.abs(better.to_next[0, 0, 18:25, 18:25] - 2).max() < 0.2
     np.testing.assert_array_equal(better.to_next[0, :, :10, :10], ahead[0, :, :10, :10])
+
+
+def test_one_flow_of_several_channels_comes_from_those_with_signal() -> None:
+    """A channel of noise, in counts a thousand times larger, must not drown the one that shows."""
+    movie = moving("translation", 30)
+    noise = 1000 * np.random.default_rng(0).poisson(50, movie.noisy.shape).astype(np.float32)
+    signal = movie.noisy.astype(np.float32)
+    bright = movie.photons[:-1] > 3
+
+    def missed(joined: NDArray[np.float32]) -> float:
+        found = estimate_flow(joined).to_next - movie.flow_to_next
+        return float(np.hypot(found[:, 0], found[:, 1])[bright].mean())
+
+    assert missed(join_channels([noise, signal])) < missed(signal) + 0.05
+    assert missed(noise + signal) > 5 * missed(signal)
+    assert join_channels([signal]) is signal
+    flat = np.ones_like(signal)
+    np.testing.assert_array_equal(join_channels([flat, flat]), 2 * flat)
+
+
+def test_two_channels_of_one_structure_are_better_than_one() -> None:
+    clean = moving("deformation", 5, seed=4)
+    rng = np.random.default_rng(1)
+    first, second = (rng.poisson(clean.photons).astype(np.float32) for _ in range(2))
+    bright = clean.photons[:-1] > 0.5
+
+    def missed(movie: NDArray[np.float32]) -> float:
+        found = estimate_flow(movie).to_next - clean.flow_to_next
+        return float(np.hypot(found[:, 0], found[:, 1])[bright].mean())
+
+    assert missed(join_channels([first, 40 * second])) < 0.95 * missed(first)

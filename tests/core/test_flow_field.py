@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_stbn.flow import end_point_error, warp
-from napari_stbn.flow.field import gather, warp_index
+from napari_stbn.flow.field import align_index, gather, warp_index
+from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.network.paired import paired_forward
 
 SIZES = st.integers(1, 13)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -185,3 +187,39 @@ def test_end_point_error_says_which_shapes_differ() -> None:
         end_point_error(torch.zeros(2, 4, 4), torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match=re.escape("(..., 2, H, W)")):
         end_point_error(torch.zeros(3, 4, 4), torch.zeros(3, 4, 4))
+
+
+@settings(deadline=None, max_examples=30)
+@given(h=st.integers(2, 13), w=st.integers(2, 13), reach=st.floats(0.1, 10), seed=SEEDS)
+def test_bilinear_alignment_is_torch_grid_sample(h: int, w: int, reach: float, seed: int) -> None:
+    source = numbers((2, 3, h, w), seed) / (2 * 3 * h * w)
+    flow = reach * torch.randn(2, 2, h, w, generator=torch.Generator().manual_seed(seed))
+    place = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")) + flow
+    grid = 2 * place / torch.tensor([w - 1.0, h - 1.0]).view(1, 2, 1, 1) - 1
+    sampled = F.grid_sample(
+        source, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    blended = gather(source, align_index(flow, "bilinear"))
+    torch.testing.assert_close(blended, sampled, atol=1e-4, rtol=0)
+    flow[0, :, 0, 0] = math.nan
+    assert not gather(source, align_index(flow, "bilinear"))[0, :, 0, 0].any()
+
+
+def test_bilinear_alignment_warns_and_equals_nearest_on_whole_pixels() -> None:
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="for comparison only"):
+        model = STBN(STBNConfig(width=4, alignment="bilinear"))
+    clip = torch.randn(1, 3, 1, 16, 16)
+    half = torch.full((1, 2, 2, 16, 16), 0.5)
+    with torch.no_grad():
+        blended = model(clip, half, -half)
+    nearest = STBN(STBNConfig(width=4))
+    nearest.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert not torch.allclose(nearest(clip, half, -half), blended)
+        whole = torch.ones_like(half)
+        torch.testing.assert_close(nearest(clip, whole, -whole), model(clip, whole, -whole))
+    with pytest.raises(ValueError, match="aligns to the nearest pixel"):
+        paired_forward(model, clip, half, -half)
+    with pytest.raises(ValueError, match="alignment must be nearest or bilinear, got 'cubic'"):
+        STBNConfig(alignment="cubic")  # type: ignore[arg-type]

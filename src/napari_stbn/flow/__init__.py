@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .channels import join_channels
 from .choice import FlowChoice, choose_flow
 from .consistency import confidence, round_trip_error
 from .estimators import Flow, FlowStream
@@ -29,6 +30,7 @@ __all__ = [
     "end_point_error",
     "estimate_flow",
     "flow_steps",
+    "join_channels",
     "measured_flow",
     "round_trip_error",
     "warp",

@@ -1,6 +1,7 @@
 """Flow distillation: a student learns on noisy frames what a frozen teacher sees on denoised ones.
 
-Paper, "Flow Refinement in Noise". With F_s the student, F_t the teacher, y noisy and x the denoised frames (paper, Eqs. 5, 6, 15-17):
+Paper, "Flow Refinement in Noise". With F_s the student, F_t the teacher, y noisy and x the denoised
+frames (paper, Eqs. 5, 6, 15-17):
 
     targets   v_i = stop_gradient(F_t(x_i, x_i+1)),   w_i = stop_gradient(F_t(x_i+1, x_i))
     loss      |F_s(y_i, y_i+1) - v_i|_1 + |F_s(y_i+1, y_i) - w_i|_1 + gamma sum_k |theta_k|_2

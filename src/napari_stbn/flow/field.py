@@ -8,12 +8,25 @@ A flow is a displacement in pixels with two channels ordered ``(dx, dy)``. It sa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-__all__ = ["WarpIndex", "end_point_error", "gather", "warp", "warp_index"]
+__all__ = [
+    "ALIGNMENTS",
+    "Alignment",
+    "BlendIndex",
+    "WarpIndex",
+    "align_index",
+    "end_point_error",
+    "gather",
+    "warp",
+    "warp_index",
+]
+
+Alignment = Literal["nearest", "bilinear"]
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 
 class WarpIndex(NamedTuple):
@@ -29,6 +42,43 @@ class WarpIndex(NamedTuple):
 
     rows: Tensor
     inside: Tensor
+
+
+class BlendIndex(NamedTuple):
+    """A flow turned into four addresses and their weights: bilinear alignment.
+
+    Attributes
+    ----------
+    corners : tuple of four WarpIndex
+    weights : tuple of four Tensors, shape (N, 1, H, W)
+    """
+
+    corners: tuple[WarpIndex, ...]
+    weights: tuple[Tensor, ...]
+
+
+def align_index(flow: Tensor, alignment: Alignment) -> WarpIndex | BlendIndex:
+    """Resolve a flow for `gather`, to the nearest source pixels or to a blend of four.
+
+    Parameters
+    ----------
+    flow : Tensor, shape (N, 2, H, W) [px], ordered (dx, dy)
+    alignment : {"nearest", "bilinear"}
+        "bilinear" is there for the paper's ablation alone: it mixes the noise of neighbours.
+    """
+    if alignment == "nearest":
+        return warp_index(flow)
+    flow = flow.detach().float()
+    whole = flow.floor()
+    part = torch.nan_to_num(flow - whole, posinf=0.0, neginf=0.0)
+    corners, weights = [], []
+    for dy in (0, 1):
+        for dx in (0, 1):
+            corner = whole + whole.new_tensor([dx, dy]).view(1, 2, 1, 1)
+            along_x = part[:, :1] if dx else 1 - part[:, :1]
+            corners.append(warp_index(corner))
+            weights.append(along_x * (part[:, 1:] if dy else 1 - part[:, 1:]))
+    return BlendIndex(tuple(corners), tuple(weights))
 
 
 def warp_index(flow: Tensor) -> WarpIndex:
@@ -64,21 +114,25 @@ def warp_index(flow: Tensor) -> WarpIndex:
     return WarpIndex((frame + row * w + column).flatten(), inside[:, None])
 
 
-def gather(source: Tensor, index: WarpIndex) -> Tensor:
+def gather(source: Tensor, index: WarpIndex | BlendIndex) -> Tensor:
     """Warp along a resolved flow: `warp` for a flow that is used many times.
 
     Parameters
     ----------
     source : Tensor, shape (N, C, H, W)
         Any floating type; fastest in channels-last memory, which the result has too.
-    index : WarpIndex
-        Made by `warp_index` from a flow of shape (N, 2, H, W).
+    index : WarpIndex or BlendIndex
+        Made by `warp_index` or `align_index` from a flow of shape (N, 2, H, W).
 
     Returns
     -------
     Tensor, shape (N, C, H, W)
-        Copies of values of `source`, or zero outside.
+        Copies of values of `source` (means of four for a `BlendIndex`), or zero outside.
     """
+    if isinstance(index, BlendIndex):
+        pairs = zip(index.corners, index.weights, strict=True)
+        blend = [gather(source, corner) * weight.to(source.dtype) for corner, weight in pairs]
+        return torch.stack(blend).sum(0)
     n, c, h, w = source.shape
     pixels = source.permute(0, 2, 3, 1).reshape(n * h * w, c)  # a view when channels-last
     moved = pixels.index_select(0, index.rows).view(n, h, w, c).permute(0, 3, 1, 2)

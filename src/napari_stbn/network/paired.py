@@ -80,9 +80,11 @@ def paired_forward(
     Raises
     ------
     ValueError
-        If a shape is not as stated.
+        If a shape is not as stated, or alignment is not to the nearest pixel.
     """
     model.check(frames, flow_to_previous, flow_to_next)
+    if model.config.alignment != "nearest":
+        raise ValueError(f"this path aligns to the nearest pixel, got {model.config.alignment}")
     n, t = frames.shape[:2]
     parts = _parts(model, dtype)
     stacked = frames.transpose(0, 1).flatten(0, 1).to(dtype)  # frames of one time side by side

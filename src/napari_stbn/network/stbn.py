@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal, cast
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..flow.field import gather, warp_index
+from ..flow.field import ALIGNMENTS, Alignment, align_index, gather
 from .blindspot import BlindSpotConv2d, DilatedResidual, patch_shuffle, patch_unshuffle
 
 __all__ = ["STBN", "AlignmentBlock", "STBNConfig", "SpatialExpansion"]
@@ -60,6 +61,9 @@ class STBNConfig:
         Two constant maps for each channel after all other inputs, that describe its noise
         (`napari_stbn.prior.network_input`), so that one set of weights serves every noise level.
         They depend on no pixel, so the blind spot is what it is without them.
+    alignment
+        How states are sampled along the flow. "bilinear" reproduces the paper's ablation and
+        nothing else: it blends neighbouring pixels, whose noise is then no longer independent.
     """
 
     channels: Annotated[
@@ -81,6 +85,9 @@ class STBNConfig:
     ] = True
     positive_factor: Annotated[bool, {"tooltip": "keep the covariance factor positive"}] = True
     noise_input: Annotated[bool, {"tooltip": "tell the network how strong the noise is"}] = False
+    alignment: Annotated[
+        Alignment, {"tooltip": "bilinear mixes the noise of neighbours: for comparison only"}
+    ] = "nearest"
 
     def __post_init__(self) -> None:
         for name in (
@@ -93,6 +100,8 @@ class STBNConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"alignment must be {' or '.join(ALIGNMENTS)}, got {self.alignment!r}")
         if self.map_channels < 0:
             raise ValueError(f"map_channels must not be negative, got {self.map_channels}")
         if self.width < 2 or self.width % 2:
@@ -238,6 +247,12 @@ class STBN(nn.Module):
     def __init__(self, config: STBNConfig | None = None) -> None:
         super().__init__()
         self.config = config or STBNConfig()
+        if self.config.alignment != "nearest":
+            warnings.warn(
+                "bilinear alignment mixes the noise of neighbouring pixels, which this method takes "
+                'for independent; it is for comparison only, use alignment="nearest" for results',
+                stacklevel=2,
+            )
         # Frames of the clips that it learnt from, None where that is not known. Beyond as many its
         # states were never seen in a fit, and may grow without bound.
         self.clip_frames: int | None = None
@@ -334,8 +349,10 @@ class STBN(nn.Module):
         """
         self.check(frames, flow_to_previous, flow_to_next)
         t = frames.shape[1]
-        to_previous = [warp_index(flow) for flow in flow_to_previous.unbind(1)]
-        to_next = [warp_index(flow) for flow in flow_to_next.unbind(1)]
+        to_previous = [
+            align_index(flow, self.config.alignment) for flow in flow_to_previous.unbind(1)
+        ]
+        to_next = [align_index(flow, self.config.alignment) for flow in flow_to_next.unbind(1)]
         frame = [f.contiguous(memory_format=torch.channels_last) for f in frames.unbind(1)]
         past: list[Tensor] = []  # states of the forward direction, first frame first
         future: list[Tensor] = []  # of the backward direction, last frame first
