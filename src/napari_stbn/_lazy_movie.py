@@ -14,6 +14,7 @@ from torch import Tensor
 from ._defects import DefectScan
 from ._flow_scratch import FlowScratch
 from ._lazy import MovieView, chunk_lengths
+from ._motion_image import motion_image
 from .correlation import NoiseCorrelation
 from .preparation import fill_defects, said_of
 from .prior import Units
@@ -155,9 +156,9 @@ class LazyMovie:
         self._flow = flow
 
     def total(self, t: int) -> NDArray[np.float32]:
-        """Sum of the channels of a frame, (Y, X), which motion is seen in."""
-        summed: NDArray[np.float32] = self._frame(t)[0].sum(0).numpy()
-        return summed
+        """One image of the channels of a frame, (Y, X), which motion is seen in."""
+        image: NDArray[np.float32] = motion_image(self._frame(t)[0], self.units).numpy()
+        return image
 
     def _frame(self, t: int) -> tuple[Tensor, Tensor]:
         """Intensities (C, Y, X) and valid pixels (1, Y, X) of a frame."""

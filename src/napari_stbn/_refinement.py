@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ._generators import relay
+from ._motion_image import motion_image
 from .devices import free_memory
 from .flow import Flow, FlowMethod, HeldOut, choose_flow, whole_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
@@ -131,7 +132,7 @@ def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
     Returns
     -------
     held : HeldOut
-        Of the sum of the channels.
+        Of the image of the channels that motion is looked for in.
     hidden : PreparedMovie
         With the pixels' places filled from their neighbours.
     """
@@ -142,20 +143,20 @@ def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
         filled = HeldOut.of(intensities[:, c]).filled
         inputs[:, c] = unit.to_network(torch.from_numpy(filled))
     inputs[:, len(movie.units) :] = movie.inputs[:, len(movie.units) :]  # maps, not measured
-    held = HeldOut.of(intensities.sum(1), valid=valid)
+    held = HeldOut.of(motion_image(movie.intensities, movie.units).numpy(), valid=valid)
     return held, replace(movie, inputs=inputs)
 
 
 def _predict(
     model: STBN, movie: PreparedMovie, precision: Precision
 ) -> Generator[float, None, NDArray[np.float32]]:
-    """Blind prediction of a movie, summed over its channels, (T, Y, X); yields the part done."""
+    """Blind prediction, one image of its channels, (T, Y, X); yields the part that is done."""
     device = next(model.parameters()).device
     plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision)
     frames = []
     for piece in denoise_frames(model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]):
         if isinstance(piece, DenoisedWindow):
-            frames.append(piece.prior.sum(1).numpy())  # (T', Y, X)
+            frames.append(motion_image(piece.prior, movie.units).numpy())  # (T', Y, X)
         else:
             yield piece
     return np.concatenate(frames)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._generators import relay
 from ._lazy import chunk_lengths
+from ._motion_image import image_of_channels
 from .correlation import CorrelationChoice, NoiseCorrelation
 from .flow import Flow, FlowMethod, whole_flow
 from .preparation import (
@@ -28,6 +29,7 @@ from .preparation import (
     prepare_movie,
     read_filled,
 )
+from .prior import Units
 from .stack import IntensityScaling, MovieDefects, Stack
 
 if TYPE_CHECKING:
@@ -188,8 +190,9 @@ def prepare_sample(
         channels = sorted({members[0][0] for members in groups})
         turn = [m for m in groups if m[0][0] == channels[number % len(channels)]]
         members, filled, valid = _one_that_holds_something(prepared, turn, where)
+        units = [Units(prepared.noise[c], prepared.scaling[c]) for c, _ in members]
         both = yield from relay(
-            whole_flow(sum(filled[1:], filled[0]), flow), partial(_share, number, count)
+            whole_flow(image_of_channels(filled, units), flow), partial(_share, number, count)
         )
         part = _put_together(prepared, members, filled, valid, both)
         prepared.movies[(*members[0], number)] = part

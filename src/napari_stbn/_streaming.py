@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ._flow_scratch import FlowScratch
-from ._generators import relay
+from ._generators import last, relay
 from ._lazy import MovieView
 from ._lazy_movie import LazyMovie
+from ._motion_image import motion_image
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from .devices import free_memory
-from .flow import FlowMethod, flow_steps
+from .flow import FlowMethod, FlowStream, PairMethod, choose_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
 from .network import STBN
 from .precision import Precision
@@ -41,6 +41,7 @@ _BYTES_A_PIXEL = 50  # of a run in memory: prepared movie and flow, and the resu
 _GPU_SHARE = 0.6  # of what is free on a graphics card
 _CACHE_SHARE = 8  # of the memory limit: one part in so many keeps frames that were read
 _WORK_SHARE = 2  # and one in so many is the network's
+_CHOSEN_BY = 8  # frames, where a stream has to choose how motion is estimated
 # Parts of the work, roughly: finding defects; a first prediction; motion; denoising.
 _SCAN, _FIRST, _FLOW, _DENOISE = 0.02, 0.35, 0.05, 0.6
 
@@ -180,8 +181,9 @@ def _denoise_movie(
 
     yield from relay(movie.scan(), partial(share, 0))
     with FlowScratch(stream.scratch, movie.shape[1:]) as flow:
-        if stream.flow != "none":
-            yield from relay(_find_flow(stream, movie, flow), partial(share, 1))
+        method = _method(stream, movie)
+        if method != "none":
+            yield from relay(_find_flow(stream, movie, flow, method), partial(share, 1))
             movie.follow(flow)
         for piece in _windows(stream, movie, PATCH_ORIGINS):
             if isinstance(piece, DenoisedWindow):
@@ -190,30 +192,40 @@ def _denoise_movie(
                 yield share(2, piece)
 
 
-def _find_flow(stream: Stream, movie: LazyMovie, flow: FlowScratch) -> Generator[float, None, None]:
-    """Flow of every pair of neighbours: between the frames, or between their predictions."""
-    before: NDArray[np.float32] | None = None
+def _method(stream: Stream, movie: LazyMovie) -> PairMethod:
+    """Method of the flow; where it is to be chosen, by some frames from the middle."""
+    if stream.flow != "auto":
+        return stream.flow
     frames = movie.shape[0]
+    first = max(0, (frames - _CHOSEN_BY) // 2)
+    some = np.stack([movie.total(t) for t in range(first, min(frames, first + _CHOSEN_BY))])
+    _, choice = last(choose_flow(some))
+    movie.notes.append(choice.sentence)
+    return choice.method
 
-    def add(frame: NDArray[np.float32]) -> None:
-        nonlocal before
-        if before is not None:
-            for to_previous, to_next in flow_steps(np.stack([before, frame]), stream.flow):
-                flow.append(to_previous, to_next)
-        before = frame
 
+def _find_flow(
+    stream: Stream, movie: LazyMovie, flow: FlowScratch, method: PairMethod
+) -> Generator[float, None, None]:
+    """Flow of every pair of neighbours: between the frames, or between their predictions."""
+    frames = movie.shape[0]
+    pairs = FlowStream(method)
     if not stream.refined:
         for t in range(frames):
-            add(movie.total(t))
+            for found in pairs.add(movie.total(t)):
+                flow.append(*found)
             yield (t + 1) / frames
-        return
-    for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
-        if isinstance(piece, DenoisedWindow):
-            for frame in piece.prior.sum(1).numpy():
-                add(frame)
-                yield piece.fraction
-        else:
-            yield piece
+    else:
+        for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
+            if isinstance(piece, DenoisedWindow):
+                for frame in motion_image(piece.prior, movie.units).numpy():
+                    for found in pairs.add(frame):
+                        flow.append(*found)
+                    yield piece.fraction
+            else:
+                yield piece
+    for found in pairs.finish():
+        flow.append(*found)
 
 
 def _windows(

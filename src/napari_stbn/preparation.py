@@ -16,9 +16,10 @@ from torch import Tensor
 from ._filling import fill_defects, read_filled, said_of
 from ._generators import relay
 from ._measuring import measure_channels, network_scaling, share
+from ._motion_image import image_of_channels
 from ._prepared import Index, KnownNoise, NoiseChoice, Phase, PreparedMovie, PreparedStack
 from .correlation import CorrelationChoice, NoiseCorrelation
-from .flow import Flow, FlowMethod, join_channels, measured_flow
+from .flow import Flow, FlowMethod, measured_flow
 from .noise import NoiseModel
 from .prior import Units
 from .stack import IntensityScaling, Stack
@@ -151,8 +152,9 @@ def prepare_stack(
     groups = movie_groups(stack, joint)
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = read_filled(prepared, members)
+        units = [Units(prepared.noise[c], prepared.scaling[c]) for c, _ in members]
         both, choice = yield from relay(
-            measured_flow(join_channels(filled), flow),
+            measured_flow(image_of_channels(filled, units), flow),
             partial(share, "flow", number, len(groups)),
         )
         if choice is not None:

@@ -146,5 +146,8 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
         "correlation": {
             c: None if n is None else n.to_dict() for c, n in prepared.correlation.items()
         },
+        "flow_choice": {
+            ",".join(map(str, key)): choice.to_dict() for key, choice in prepared.choices.items()
+        },
         "notes": list(dict.fromkeys(prepared.notes)),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from napari_stbn._generators import last
+from napari_stbn._motion_image import motion_image
 from napari_stbn.flow import (
     Flow,
     HeldOut,
@@ -16,10 +19,12 @@ from napari_stbn.flow import (
     compare,
     confidence,
     estimate_flow,
-    join_channels,
 )
 from napari_stbn.flow.choice import still_where_worse
 from napari_stbn.flow.consistency import smooth_unsure
+from napari_stbn.noise import PoissonGaussianNoise
+from napari_stbn.preparation import network_scaling
+from napari_stbn.prior import Units
 from napari_stbn.samples import SimulatedMovie
 from napari_stbn.samples.motion import simulate_motion
 
@@ -155,32 +160,44 @@ def test_unsure_flow_takes_its_surroundings() -> None:
     np.testing.assert_array_equal(better.to_next[0, :, :10, :10], ahead[0, :, :10, :10])
 
 
+def units_of(gain: float, photons: NDArray[np.float32], read_noise: float) -> Units:
+    noise = PoissonGaussianNoise(gain, 0.0, read_noise)
+    rng = np.random.default_rng(3)
+    noisy = gain * (rng.poisson(photons) + rng.normal(0, read_noise, photons.shape))
+    return Units(noise, network_scaling(noise.stabilize(noisy)))
+
+
 def test_one_flow_of_several_channels_comes_from_those_with_signal() -> None:
     """A channel of noise, in counts a thousand times larger, must not drown the one that shows."""
     movie = moving("translation", 30)
-    noise = 1000 * np.random.default_rng(0).poisson(50, movie.noisy.shape).astype(np.float32)
-    signal = movie.noisy.astype(np.float32)
+    rng = np.random.default_rng(0)
+    flat = np.full_like(movie.photons, 50)
+    channels = np.stack([1000 * rng.poisson(flat), rng.poisson(movie.photons)], 1)
+    units = [units_of(1000.0, flat, 0.5), units_of(1.0, movie.photons, 0.5)]
+    joined = motion_image(torch.from_numpy(channels.astype(np.float32)), units).numpy()
     bright = movie.photons[:-1] > 3
 
-    def missed(joined: NDArray[np.float32]) -> float:
-        found = estimate_flow(joined).to_next - movie.flow_to_next
+    def missed(image: NDArray[Any]) -> float:
+        found = estimate_flow(image).to_next - movie.flow_to_next
         return float(np.hypot(found[:, 0], found[:, 1])[bright].mean())
 
-    assert missed(join_channels([noise, signal])) < missed(signal) + 0.05
-    assert missed(noise + signal) > 5 * missed(signal)
-    assert join_channels([signal]) is signal
-    flat = np.ones_like(signal)
-    np.testing.assert_array_equal(join_channels([flat, flat]), 2 * flat)
+    assert missed(joined) < missed(channels[:, 1]) + 0.05
+    assert missed(channels.sum(1)) > 5 * missed(channels[:, 1])
+    one = torch.from_numpy(channels[:, 1:].astype(np.float32))
+    torch.testing.assert_close(motion_image(one, units[1:]), one[:, 0])
 
 
 def test_two_channels_of_one_structure_are_better_than_one() -> None:
-    clean = moving("deformation", 5, seed=4)
+    movie = moving("deformation", 5, seed=4)
     rng = np.random.default_rng(1)
-    first, second = (rng.poisson(clean.photons).astype(np.float32) for _ in range(2))
-    bright = clean.photons[:-1] > 0.5
+    gains = (1.0, 40.0)
+    channels = np.stack([gain * rng.poisson(movie.photons) for gain in gains], 1)
+    units = [units_of(gain, movie.photons, 0.3) for gain in gains]
+    joined = motion_image(torch.from_numpy(channels.astype(np.float32)), units).numpy()
+    bright = movie.photons[:-1] > 0.5
 
-    def missed(movie: NDArray[np.float32]) -> float:
-        found = estimate_flow(movie).to_next - clean.flow_to_next
+    def missed(image: NDArray[Any]) -> float:
+        found = estimate_flow(image).to_next - movie.flow_to_next
         return float(np.hypot(found[:, 0], found[:, 1])[bright].mean())
 
-    assert missed(join_channels([first, 40 * second])) < 0.95 * missed(first)
+    assert missed(joined) < 0.95 * missed(channels[:, 0])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .channels import join_channels
 from .choice import FlowChoice, choose_flow
 from .consistency import confidence, round_trip_error
-from .estimators import Flow, FlowStream
+from .estimators import Flow, FlowStream, PairMethod
 from .field import end_point_error, warp
 from .held_out import HeldOut, compare
 from .movie import (
@@ -24,13 +23,13 @@ __all__ = [
     "FlowMethod",
     "FlowStream",
     "HeldOut",
+    "PairMethod",
     "choose_flow",
     "compare",
     "confidence",
     "end_point_error",
     "estimate_flow",
     "flow_steps",
-    "join_channels",
     "measured_flow",
     "round_trip_error",
     "warp",

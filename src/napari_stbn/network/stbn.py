@@ -249,8 +249,8 @@ class STBN(nn.Module):
         self.config = config or STBNConfig()
         if self.config.alignment != "nearest":
             warnings.warn(
-                "bilinear alignment mixes the noise of neighbouring pixels, which this method takes "
-                'for independent; it is for comparison only, use alignment="nearest" for results',
+                "bilinear alignment mixes the noise of neighbouring pixels, which this method "
+                'takes for independent; it is for comparison only, use alignment="nearest"',
                 stacklevel=2,
             )
         # Frames of the clips that it learnt from, None where that is not known. Beyond as many its
