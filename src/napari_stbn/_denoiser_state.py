@@ -18,6 +18,7 @@ from ._streaming import exceeds, memory_budget
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .flow import FLOW_METHODS, FlowMethod
+from .flow.pwcnet import PWCNet
 from .network import STBN, STBNConfig
 from .precision import Precision, choose_precision
 from .preparation import KnownNoise, NoiseChoice, PreparedStack
@@ -95,6 +96,9 @@ class DenoiserState:
         self._checks = 0
         self._started_from = ""
         self._refines = False
+        self._refine = "never"  # what became of `TrainingConfig.refine`
+        self._flow_rounds = 0
+        self._student: PWCNet | None = None
         self._flow_is_of_start = False
 
     @property
@@ -157,6 +161,8 @@ class DenoiserState:
             preset=self.preset,
             flow=self.flow,
             refined_flow=self._refines,
+            flow_rounds=self._flow_rounds,
+            student=self._student,
             seed=self.seed,
             steps=len(self.history),
             noise=self.channel_noise,
@@ -207,6 +213,8 @@ class DenoiserState:
         denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
         denoiser.channel_correlation = saved.correlation
         denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
+        denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
+        denoiser._student = saved.student
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
@@ -244,7 +252,7 @@ class DenoiserState:
         return Preparing(
             noise=self.noise,
             correlation=self.correlation,
-            flow="none" if self._refines else self.flow,
+            flow="none" if self._refines or self._student is not None else self.flow,
             known_noise=self.channel_noise,
             known_scaling=self.channel_scaling,
             known_correlation=self.channel_correlation,
@@ -267,6 +275,9 @@ class DenoiserState:
             "seed": self.seed,
             "flow": self.flow,
             "refined_flow": self._refines,
+            "refine": self._refine,
+            "flow_rounds": self._flow_rounds,
+            "flow_student": self._student is not None,
             "steps": last.step if last else 0,
             "precision": self._fitted_in,
             "skipped_steps": last.skipped if last else 0,

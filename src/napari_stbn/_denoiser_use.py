@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ._denoiser_state import DenoiserState
 from ._file_output import FileOutput
+from ._flow_updates import follow_student
 from ._generators import last, relay
 from ._preparing import as_stack, measure_steps, prepare_steps
-from ._refinement import refine_flow
+from ._refinement import reestimate_flow, refine_flow
 from ._sampling import Sample, SampledStack
 from ._stack_inference import ArrayOutput, Output, denoise_prepared
 from ._streaming import Stream, check_result, denoise_stream, exceeds, memory_budget
@@ -240,7 +241,7 @@ class FittedDenoiser(DenoiserState):
             known=known,
             joint=model.config.channels > 1,
             flow=self.flow,
-            refined=self._refines,
+            refined=self._refines or self._student is not None,
             precision=self._layer_precision(model.config),
             memory=memory,
             scratch=scratch,
@@ -280,6 +281,22 @@ class FittedDenoiser(DenoiserState):
                     self.flow,
                     self._layer_precision(model.config),
                 ),
+                lambda done: Progress("flow", done, time.perf_counter() - started),
+            )
+            for _ in range(self._flow_rounds):
+                for movie in prepared.movies.values():
+                    yield from relay(
+                        reestimate_flow(
+                            model.place(self.device),
+                            movie,
+                            self.flow,
+                            self._layer_precision(model.config),
+                        ),
+                        lambda done: Progress("flow", done, time.perf_counter() - started),
+                    )
+        elif self._student is not None:
+            yield from relay(
+                follow_student(self._student, prepared, self.flow),
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self._remember(prepared)

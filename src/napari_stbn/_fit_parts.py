@@ -283,7 +283,11 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
     try:
         fit = header["fit"]
         training = fit["training"]
-        return BegunFit(training["refine"] == "always", training["checks"], fit["precision"])
+        return BegunFit(
+            training["refine"] in ("always", "reestimate", "distill"),
+            training["checks"],
+            fit["precision"],
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path.name} holds no state of a fit; choose another name, or delete it"

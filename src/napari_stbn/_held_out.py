@@ -59,7 +59,8 @@ class HeldOutScore:
 def held_out_score(path: FitPath, clips: Sequence[Clip]) -> HeldOutScore:
     """Measure a network on clips, block by block."""
     losses, errors, pixels = [], [], []
-    for clip in clips:
+    device = next(path.model.parameters()).device
+    for clip in (clip.to(device) for clip in clips):
         prior = path.prior(clip)
         losses.append(_sums(pixel_loss(prior, clip.intensities, clip.units), clip))
         errors.append(_sums(square_error(prior, clip.intensities, clip.units), clip))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
-FORMAT_VERSION = 2  # 2: networks may be told of the noise
+FORMAT_VERSION = 3  # 2: networks may be told of the noise; 3: a flow student may be there
 _KEY = "napari_stbn"
 
 

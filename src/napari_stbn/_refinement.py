@@ -19,7 +19,14 @@ from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack
 
-__all__ = ["DENSE_METHODS", "hide_pixels", "keep_better", "reestimate_flow", "refine_flow"]
+__all__ = [
+    "DENSE_METHODS",
+    "hide_pixels",
+    "keep_better",
+    "predict_frames",
+    "reestimate_flow",
+    "refine_flow",
+]
 
 DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "auto")
 """Methods that follow the noise of single pixels where there is much of it."""
@@ -58,11 +65,15 @@ def refine_flow(
         still = replace(movie, flow_to_previous=none, flow_to_next=none)
         if method == "auto":
             held, still = hide_pixels(still)
-            frames = yield from relay(_predict(model, still, precision), partial(share, 0.0, 0.8))
+            frames = yield from relay(
+                predict_frames(model, still, precision), partial(share, 0.0, 0.8)
+            )
             flow, choice = yield from relay(choose_flow(held, frames), partial(share, 0.8, 0.2))
             prepared.choices[key] = choice
         else:
-            frames = yield from relay(_predict(model, still, precision), partial(share, 0.0, 0.9))
+            frames = yield from relay(
+                predict_frames(model, still, precision), partial(share, 0.0, 0.9)
+            )
             flow = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
         prepared.movies[key] = replace(
             movie,
@@ -97,7 +108,9 @@ def reestimate_flow(
         Part of the pairs whose flow was replaced.
     """
     held, hidden = hide_pixels(movie)
-    frames = yield from relay(_predict(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.9))
+    frames = yield from relay(
+        predict_frames(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.9)
+    )
     method = "dis" if method == "auto" else method
     found = yield from relay(whole_flow(frames, method), partial(_share, 0, 1, 0.9, 0.1))
     flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
@@ -147,7 +160,7 @@ def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
     return held, replace(movie, inputs=inputs)
 
 
-def _predict(
+def predict_frames(
     model: STBN, movie: PreparedMovie, precision: Precision
 ) -> Generator[float, None, NDArray[np.float32]]:
     """Blind prediction, one image of its channels, (T, Y, X); yields the part that is done."""

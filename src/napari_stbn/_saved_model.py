@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._model_file import ModelFile, read_model_file, write_model_file
+from torch import Tensor
+
+from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
+from .flow.pwcnet import PWCNet, PWCNetConfig
 from .network import STBN, STBNConfig
 from .noise import noise_from_dict
 from .preparation import KnownNoise
 from .stack import IntensityScaling
 
 __all__ = ["SavedModel"]
+
+_PLAIN = 2  # format of a file without a student: versions before students read it
+_STUDENT = "student."  # before the names of its weights
+_MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,10 @@ class SavedModel:
         Whether it goes with flow from its own prediction instead of the noisy frames.
     correlation : dict of int to NoiseCorrelation or None
         Of each channel; channels of files that do not say have none.
+    flow_rounds : int
+        Times that the flow is estimated again on the prediction along the last one.
+    student : PWCNet or None
+        That makes the flow of noisy frames better.
     """
 
     model: STBN
@@ -49,14 +61,19 @@ class SavedModel:
     precision: str = "float32"
     refined_flow: bool = False
     correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
+    flow_rounds: int = 0
+    student: PWCNet | None = None
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
-        header = {
+        header: dict[str, Any] = {
+            "format_version": _PLAIN if self.student is None else FORMAT_VERSION,
             "network": asdict(self.model.config),
             "preset": self.preset,
             "flow": self.flow,
             "refined_flow": self.refined_flow,
+            "flow_rounds": self.flow_rounds,
+            "student": None if self.student is None else asdict(self.student.config),
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
@@ -67,8 +84,10 @@ class SavedModel:
                 c: None if n is None else n.to_dict() for c, n in self.correlation.items()
             },
         }
-        state = self.model.state_dict().items()
-        weights = {name: value.detach().cpu().contiguous() for name, value in state}
+        state = dict(self.model.state_dict())
+        if self.student is not None:
+            state |= {f"{_STUDENT}{k}": v for k, v in self.student.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         return write_model_file(path, ModelFile(header, weights), overwrite=overwrite)
 
     @classmethod
@@ -86,7 +105,9 @@ class SavedModel:
         header = file.header
         try:
             model = STBN(STBNConfig(**header["network"]))
-            model.load_state_dict(file.weights)
+            own = {n: v for n, v in file.weights.items() if not n.startswith(_STUDENT)}
+            model.load_state_dict(own)
+            student = _student(header.get("student"), file.weights)
             model.clip_frames = _clip_frames(header.get("clip_frames", 8))
             noise = {
                 int(c): None if n is None else noise_from_dict(n)
@@ -113,6 +134,8 @@ class SavedModel:
                 precision=str(header.get("precision", "float32")),
                 refined_flow=bool(header.get("refined_flow", False)),
                 correlation=correlation,
+                flow_rounds=_rounds(header.get("flow_rounds", 0)),
+                student=student,
             )
         except (
             KeyError,
@@ -126,6 +149,23 @@ class SavedModel:
             if len(said) > 300:
                 said = f"{said[:300]} …"
             raise ValueError(f"{path.name} is damaged or was changed by hand: {said}") from error
+
+
+def _student(config: Any, weights: Mapping[str, Tensor]) -> PWCNet | None:
+    """The flow student of a file, if it has one."""
+    if config is None:
+        return None
+    student = PWCNet(PWCNetConfig(**config))
+    own = {n.removeprefix(_STUDENT): v for n, v in weights.items() if n.startswith(_STUDENT)}
+    student.load_state_dict(own)
+    return student.eval()
+
+
+def _rounds(value: Any) -> int:
+    """Times that the flow is estimated again, as a file has them."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_ROUNDS:
+        return value
+    raise ValueError(f"flow_rounds must be from 0 to {_MOST_ROUNDS}, got {str(value)[:40]}")
 
 
 def _clip_frames(value: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -16,16 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._denoiser_use import FittedDenoiser
 from ._fit_parts import Average, begun_fit
+from ._flow_updates import FORMS, FlowUpdates
+from ._generators import relay
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
 from ._streaming import check_plan, exceeds, memory_budget
 from .estimates import check_training_memory, inference_seconds
 from .network import STBN
+from .preparation import PreparedMovie
 from .presets import PRESETS, PresetName
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
-from .training import UNLIMITED_STEPS, TrainingConfig, training_steps
+from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
@@ -177,6 +180,8 @@ class Denoiser(FittedDenoiser):
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation = {}
+        form = plan.refine if plan.refine in FORMS and self.flow in DENSE_METHODS else None
+        self._student, self._flow_rounds = None, 0  # those of an earlier fit
         if begun is None:
             self._refines = first.warm and self._will_refine(plan, first.model, outline)
         else:  # what was decided by the clock then
@@ -189,7 +194,8 @@ class Denoiser(FittedDenoiser):
                 plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
             )
             plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
-        plan = replace(plan, refine="always" if self._refines else "never")  # for who goes on
+        self._refine = form or ("always" if self._refines else "never")
+        plan = replace(plan, refine=self._refine)  # for who goes on
         self._checks = plan.checks
         if first.note:
             prepared.notes.append(first.note)
@@ -219,10 +225,16 @@ class Denoiser(FittedDenoiser):
             average=self._average,
             warm=first.warm,
         )
+        updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
         try:
             for step in steps:
                 self.history.append(step)
                 yield Progress("fit", step.fraction, time.perf_counter() - started, step)
+                if updates is not None:
+                    yield from relay(
+                        self._update_flow(updates, step, list(prepared.movies.values())),
+                        lambda done: Progress("flow", done, time.perf_counter() - started),
+                    )
         finally:
             steps.close()  # puts the averaged weights in place now, not at collection
             self.model.eval()
@@ -231,14 +243,32 @@ class Denoiser(FittedDenoiser):
                 _logger.info(
                     "%d steps of fit in %.1f s", self.history[-1].step, self.history[-1].elapsed
                 )
+            self._keep_flow(updates)
             # The result shall be that of the model when it is loaded again.
-            self._flow_is_of_start = self._refines
+            self._flow_is_of_start = self._refines or self._student is not None
+
+    def _update_flow(
+        self, updates: FlowUpdates, step: TrainingStep, movies: Sequence[PreparedMovie]
+    ) -> Generator[float, None, None]:
+        """After a step of the fit: refine the flow, where it is time to."""
+        updates.step()
+        if self.model is not None and self._average is not None and updates.due(step.fraction):
+            yield from updates.update(self.model, self._average, movies)
+
+    def _keep_flow(self, updates: FlowUpdates | None) -> None:
+        """After a fit: how its result gets its flow."""
+        if updates is None:
+            return
+        if updates.form == "reestimate":
+            self._refines, self._flow_rounds = True, 1
+        else:
+            self._refines, self._student = False, updates.student
 
     def _will_refine(self, plan: TrainingConfig, model: STBN, stack: Stack) -> bool:
         """Whether motion is estimated on the first model's prediction."""
         if self.flow not in DENSE_METHODS or plan.refine == "never":
             return False
-        if plan.refine == "always" or plan.time_budget is None:
+        if plan.refine != "auto" or plan.time_budget is None:
             return True
         seconds = inference_seconds(
             model.place(self.device),

@@ -178,7 +178,7 @@ class RunSettings:
             repeat = {
                 "pace": pace,
                 "checks": int(report["checks"]),
-                "refine": "always" if report.get("refined_flow") else "never",
+                "refine": report.get("refine") or _refine_of(report),
                 "time_budget": None,
             }
             training = {**self.training, **repeat}
@@ -224,6 +224,11 @@ class RunSettings:
         for name, value in values.items():
             _check_kind(name, value, getattr(cls(), name))
         return cls(**values)
+
+
+def _refine_of(report: Mapping[str, Any]) -> str:
+    """How motion was refined, by a report from before it said so itself."""
+    return "always" if report.get("refined_flow") else "never"
 
 
 def _check_kind(name: str, value: Any, default: Any) -> None:

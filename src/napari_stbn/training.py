@@ -61,7 +61,10 @@ class TrainingConfig:
         Evaluations of the held-out blocks without gain after which the fit winds down; 0 never.
     refine
         Estimate motion on the first model's blind prediction, in a fit from weights that were
-        learnt before: "auto" does where that takes a small part of the time budget.
+        learnt before: "auto" does where that takes a small part of the time budget. "reestimate"
+        does so again on the fit's own predictions, twice in a fit, from any start; "distill" lets a
+        student learn from those how to see motion in noisy frames. Both take time beyond the
+        budget.
     checks
         Evaluations of the held-out blocks in a full fit.
     pace
@@ -92,7 +95,8 @@ class TrainingConfig:
     ] = 1.0
     patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 8
     refine: Annotated[
-        Literal["auto", "always", "never"], {"tooltip": "estimate motion on a first prediction"}
+        Literal["auto", "always", "never", "reestimate", "distill"],
+        {"tooltip": "estimate motion on a first prediction, and on later ones"},
     ] = "auto"
     checks: Annotated[
         int, {"min": 2, "max": 100, "tooltip": "evaluations of the held-out blocks"}
@@ -241,7 +245,7 @@ def training_steps(
             )
     device = next(model.parameters()).device
     sampler = ClipSampler(movies, config.clip_frames, config.clip_size, config.batch, generator)
-    held_out = [clip.to(device) for clip in sampler.held_out()]
+    held_out = sampler.held_out()  # views: flow that is refined meanwhile is theirs too
     optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     average = average or Average(model, config.averaging)
     model.clip_frames = config.clip_frames

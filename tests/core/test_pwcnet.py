@@ -204,9 +204,9 @@ def test_a_student_comes_closer_to_its_teacher() -> None:
     student = PWCNet(PWCNetConfig.student())
     config = DistillationConfig(learning_rate=3e-3, crop=64)
     training = Distillation(student, config, torch.Generator().manual_seed(0))
-    with pytest.raises(RuntimeError, match="call refresh"):
+    with pytest.raises(RuntimeError, match=r"call learn\(\) first"):
         training.step()
-    training.refresh(movie.noisy, teacher, given)
+    training.learn(0, movie.noisy, teacher, given)
     for _ in range(40):
         training.step()
     learnt = last(student_flow(student, movie.noisy, given))

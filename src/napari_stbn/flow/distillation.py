@@ -129,69 +129,102 @@ class Distillation:
     ) -> None:
         self.student, self.config, self._generator = student, config, generator
         self._optimizer = torch.optim.Adam(student.parameters(), lr=config.learning_rate)
-        self._frames: Tensor | None = None
-        self._targets: Flow | None = None
-        self._given: Flow | None = None
+        self._lessons: dict[int, _Lesson] = {}  # by movie
+        self.steps = 0
 
-    def refresh(self, noisy: NDArray[np.floating], teacher: Flow, given: Flow | None) -> None:
-        """Take new targets.
+    @property
+    def ready(self) -> bool:
+        """Whether the student has learnt anything."""
+        return self.steps > 0
+
+    def learn(
+        self, movie: int, noisy: NDArray[np.floating], teacher: Flow, given: Flow | None
+    ) -> None:
+        """Take the targets of a movie, in place of earlier ones.
 
         Parameters
         ----------
+        movie : int
+            Which one.
         noisy : ndarray, shape (T, Y, X)
         teacher : Flow
             On the denoised frames.
         given : Flow or None
             On the noisy frames, for a student that corrects.
         """
-        self._frames, self._targets, self._given = normalise(noisy), teacher, given
+        self._lessons[movie] = _Lesson(normalise(noisy), teacher, given)
 
     def step(self) -> float:
-        """One step of the student on random parts of random pairs; its loss.
+        """One step of the student on random parts of random pairs of a movie; its loss.
 
         Raises
         ------
         RuntimeError
             If there are no targets yet.
         """
-        if self._frames is None or self._targets is None:
-            raise RuntimeError("there is nothing to learn from: call refresh() first")
+        if not self._lessons:
+            raise RuntimeError("there is nothing to learn from: call learn() first")
+        lesson = list(self._lessons.values())[self._integer(len(self._lessons))]
         device = next(self.student.parameters()).device
-        picked = [self._pick() for _ in range(self.config.batch)]
-        channels = self.student.config.channels
-
-        def frames(offset: int) -> Tensor:
-            parts = [self._frames[t + offset][:, y, x] for t, y, x in picked]  # type: ignore[index]
-            return torch.stack(parts).expand(-1, channels, -1, -1).to(device)
-
-        def flows(flow: Flow) -> tuple[Tensor, Tensor]:
-            ways = [torch.from_numpy(np.stack([d[t][:, y, x] for t, y, x in picked])) for d in flow]
-            return ways[0].to(device), ways[1].to(device)
-
+        places = [self._place(lesson) for _ in range(self.config.batch)]
+        frames = [
+            part.expand(-1, self.student.config.channels, -1, -1).to(device)
+            for part in lesson.frames_at(places)
+        ]
+        targets = [part.to(device) for part in _flow_at(lesson.teacher, places)]
+        known = None
+        if lesson.given is not None:
+            back, ahead = (part.to(device) for part in _flow_at(lesson.given, places))
+            known = back, ahead
         self.student.train()
         self._optimizer.zero_grad(set_to_none=True)
         loss = distillation_loss(
             self.student,
-            frames(0),
-            frames(1),
-            flows(self._targets),
-            None if self._given is None else flows(self._given),
+            frames[0],
+            frames[1],
+            (targets[0], targets[1]),
+            known,
             regularisation=self.config.regularisation,
         )
         (self.config.coefficient * loss).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        self.steps += 1
         return float(loss.detach())
 
-    def _pick(self) -> tuple[int, slice, slice]:
+    def _place(self, lesson: _Lesson) -> _Place:
         """A random pair, and a part of its frames."""
-        count, _, height, width = self._frames.shape  # type: ignore[union-attr]
-
-        def integer(below: int) -> int:
-            return int(torch.randint(below, (), generator=self._generator))
-
+        count, _, height, width = lesson.frames.shape
         side = self.config.crop
-        y, x = (integer(max(0, n - side) + 1) for n in (height, width))
-        return integer(count - 1), slice(y, y + side), slice(x, x + side)
+        y, x = (self._integer(max(0, n - side) + 1) for n in (height, width))
+        return self._integer(count - 1), slice(y, y + side), slice(x, x + side)
+
+    def _integer(self, below: int) -> int:
+        """Random integer from 0 to `below` - 1."""
+        return int(torch.randint(below, (), generator=self._generator))
+
+
+_Place = tuple[int, slice, slice]  # pair, rows, columns
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a student learns from one movie: frames (T, 1, Y, X), and flow of every pair."""
+
+    frames: Tensor
+    teacher: Flow
+    given: Flow | None
+
+    def frames_at(self, places: list[_Place]) -> tuple[Tensor, Tensor]:
+        """First and second frames of pairs at places, each (N, 1, H, W)."""
+        first, second = (
+            torch.stack([self.frames[t + k][:, y, x] for t, y, x in places]) for k in (0, 1)
+        )
+        return first, second
+
+
+def _flow_at(flow: Flow, places: list[_Place]) -> list[Tensor]:
+    """Both directions of a flow at places, each (N, 2, H, W)."""
+    return [torch.from_numpy(np.stack([d[t][:, y, x] for t, y, x in places])) for d in flow]
 
 
 @torch.no_grad()
