@@ -95,7 +95,6 @@ class FlowUpdates:
             Part of the work that is done, 0 to 1.
         """
         average.swap()
-        model.eval()
         try:
             for number, movie in enumerate(movies):
                 share = partial(_share, number, len(movies))
@@ -103,7 +102,6 @@ class FlowUpdates:
                 _logger.info("flow of %.0f %% of the pairs was replaced", 100 * kept)
         finally:
             average.swap()
-            model.train()
 
     def _update(
         self, model: STBN, number: int, movie: PreparedMovie

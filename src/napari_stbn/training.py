@@ -96,7 +96,7 @@ class TrainingConfig:
     patience: Annotated[int, {"min": 0, "max": 100, "tooltip": "evaluations without gain"}] = 8
     refine: Annotated[
         Literal["auto", "always", "never", "reestimate", "distill"],
-        {"tooltip": "estimate motion on a first prediction, and on later ones"},
+        {"tooltip": "estimate motion on predicted frames: the first, later ones, or learn it"},
     ] = "auto"
     checks: Annotated[
         int, {"min": 2, "max": 100, "tooltip": "evaluations of the held-out blocks"}

@@ -64,7 +64,7 @@ def load_published(path: str | PathLike[str]) -> PWCNet:
         names = translate_names(state)
         model = PWCNet(_config(names))
         model.load_state_dict(names)
-    except (KeyError, RuntimeError, IndexError) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{path.name} holds no PWC-Net of a known layout: {said}") from error
     return model.eval()
