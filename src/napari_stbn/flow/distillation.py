@@ -60,8 +60,8 @@ def normalise(movie: NDArray[np.floating]) -> Tensor:
     """
     values = np.asarray(movie, np.float32)
     every = max(1, values.size // 2**22)
-    low, high = np.percentile(values.reshape(-1)[::every], [1.0, 99.8])
-    return torch.from_numpy((values - low) / max(float(high - low), 1e-12))[:, None]
+    low, high = (float(v) for v in np.percentile(values.reshape(-1)[::every], [1.0, 99.8]))
+    return torch.from_numpy((values - low) / max(high - low, 1e-12))[:, None]
 
 
 def distillation_loss(
