@@ -18,6 +18,7 @@ import torch
 from ._fit_parts import Adam, Average, FitFile, Knot, Schedule
 from ._fit_path import FitPath
 from ._held_out import Start, held_out_score
+from ._width import keep_width
 from .clips import ClipSampler
 from .network import STBN
 from .precision import Precision
@@ -350,4 +351,5 @@ def training_steps(
         if start is not None:
             if start.loss is not None and measured != step:  # the fit was stopped between checks
                 start.last = held_out_score(path, held_out)
-            start.put_back_if_better()
+            if not start.put_back_if_better():
+                keep_width(path, start, held_out)

@@ -319,10 +319,10 @@ class STBN(nn.Module):
                 module.weight[:, :inputs] *= (self.config.width / inputs) ** 0.5
                 # A constant is a bias: it starts as biases do.
                 module.weight[:, inputs : self.config.inputs] = 0
-        self._last.weight *= 0.1
+        self.last.weight *= 0.1
 
     @property
-    def _last(self) -> nn.Conv2d:
+    def last(self) -> nn.Conv2d:
         """The final 1x1 convolution."""
         return cast("nn.Conv2d", self.head[-1])
 
@@ -403,7 +403,7 @@ class STBN(nn.Module):
         # The last 1x1 runs in float32: bfloat16 has 8 bits, which would band the smooth parts of a
         # bright movie.
         with torch.autocast(x.device.type, enabled=False):
-            prior: Tensor = self._last(x.to(self._last.weight.dtype))
+            prior: Tensor = self.last(x.to(self.last.weight.dtype))
         if not (self.config.covariance and self.config.positive_factor):
             return prior
         parts = list(prior.split(1, dim=1))

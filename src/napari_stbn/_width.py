@@ -1,0 +1,123 @@
+"""How wide the prior is after a fit, from how far the fit moved the mean.
+
+Where light is low the squared error of a good prediction is a hundredth of the noise's variance or
+less. A movie of a few megapixels does not hold enough noise-free evidence to learn that number, and
+a fit makes of it what the noise of its pixels happens to say: too narrow or too wide by half. But a
+start that was learnt with truth knows its width, and what a fit changes in the mean tells how much
+better it became. If both means are good predictions and the later one knows more, then its error is
+uncorrelated with what was changed, and the mean squares obey
+
+    error after = error before - change.
+
+So the head's last layer is set such that each pixel's width is that which the start gave it, times
+the square root of ``1 - change / error before``, as nearly as its features allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._fit_path import FitPath
+from ._held_out import Start
+from .clips import Clip
+from .network import STBN
+from .prior import Units, network_input, prior_mean
+
+__all__ = ["keep_width"]
+
+_LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
+_RIDGE = 1e-4  # of the mean square of the features, towards the weights that were learnt
+
+
+@torch.no_grad()
+def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | None:
+    """Set the width of the prior from the start's, in place.
+
+    Parameters
+    ----------
+    path : FitPath
+        With the model as it was fitted.
+    start : Start
+        The weights before the fit.
+    clips : sequence of Clip
+        What both are compared on.
+
+    Returns
+    -------
+    float or None
+        Variance after the fit over that before it; None where nothing was changed: no noise model,
+        channels that share a covariance, or a start so far off that its width says nothing.
+    """
+    model = path.model
+    config = model.config
+    known = all(unit.noise is not None for clip in clips for unit in clip.units)
+    if not (config.covariance and config.positive_factor and config.channels == 1 and known):
+        return None
+    after = [_looked_at(model, clip) for clip in clips]
+    fitted = [p.detach().clone() for p in start.parameters]
+    torch._foreach_copy_(start.parameters, start.values)
+    before = [_looked_at(model, clip) for clip in clips]
+    torch._foreach_copy_(start.parameters, fitted)
+    change = torch.cat(
+        [
+            _square_change(b[0], a[0], clip.units)
+            for a, b, clip in zip(after, before, clips, strict=True)
+        ]
+    )
+    widths = torch.cat(
+        [
+            b[0][:, :, 1].flatten() * clip.units[0].scaling.scale
+            for b, clip in zip(before, clips, strict=True)
+        ]
+    )
+    share = 1 - float(change.mean() / widths.square().mean())
+    if not share > _LEAST_SHARE:
+        return None
+    target = torch.cat([b[0][:, :, 1].flatten() for b in before]) * share**0.5
+    features = torch.cat([a[1] for a in after])
+    weight = model.last.weight
+    weight[1] = _readout(features, _before_softplus(target), weight[1])
+    return share
+
+
+def _looked_at(model: STBN, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Prior (1, T, K, H, W) of a clip of one crop, and the head's last features, a row a pixel."""
+    seen: list[Tensor] = []
+    hook = model.last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    try:
+        inputs = network_input(clip.inputs, clip.units, model.config)
+        prior: Tensor = model(inputs, clip.flow_to_previous, clip.flow_to_next)
+    finally:
+        hook.remove()
+    features = torch.cat(seen)
+    return prior, features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _square_change(before: Tensor, after: Tensor, units: Sequence[Units]) -> Tensor:
+    """Squared change of the mean of each pixel, in units of the noise."""
+    noise = units[0].noise
+    if noise is None:
+        raise ValueError("a width in units of the noise needs a noise model, got None")
+    old, new = (prior_mean(prior, units)[:, :, 0] for prior in (before, after))
+    change: Tensor = ((new - old).square() / noise.variance(new)).flatten()
+    return change
+
+
+def _before_softplus(value: Tensor) -> Tensor:
+    """What `softplus` makes this of."""
+    raw: Tensor = value + torch.log(-torch.expm1(-value.clamp(min=1e-6)))
+    return raw
+
+
+def _readout(features: Tensor, target: Tensor, learnt: Tensor) -> Tensor:
+    """Weights of a linear layer without bias that give the target, by ridge regression."""
+    x, y = features.double(), target.double()
+    gram = x.T @ x
+    old = learnt.flatten().double()
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(old), dtype=x.dtype, device=x.device)
+    solved = torch.linalg.solve(gram + ridge, x.T @ y + ridge @ old)
+    weights: Tensor = solved.to(learnt.dtype).view_as(learnt)
+    return weights
