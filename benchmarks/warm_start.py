@@ -8,6 +8,7 @@ takes every kind at every brightness instead of one each, without the fits.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,6 +27,7 @@ from _common import (
 )
 from napari_stbn._start import WEIGHTS
 from napari_stbn.samples import KINDS, SimulatedMovie
+from napari_stbn.training import TrainingConfig
 
 Row = dict[str, Any]
 FIRST_SEED = 500_000
@@ -75,6 +77,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, default=WEIGHTS[0])
     parser.add_argument("--no-fit-only", action="store_true")
     parser.add_argument("--quality-movie", action="store_true", help="the movie of quality.py too")
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
+    parser.add_argument(
+        "--clip-frames", type=int, nargs="+", default=[TrainingConfig().clip_frames], metavar="N"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--output", type=Path, help="write OUTPUT.json and OUTPUT.md besides printing"
@@ -104,12 +110,20 @@ def _row(movie: SimulatedMovie, photons: float, options: argparse.Namespace) -> 
         else [(f"{seconds:g} s", {"time_budget": seconds}) for seconds in options.seconds]
     )
     for name, limit in limits:
-        for start in STARTS:
+        for start, frames in itertools.product(options.starts, options.clip_frames):
             weights = options.weights if start == "pretrained" else "fresh"
             denoiser = stbn.Denoiser("balanced", device="cpu", start=weights)
-            row[f"{start}, {name}"] = truth.psnr(
-                denoiser.fit(stack, **limit).denoise(stack).denoised
-            )
+            training = TrainingConfig(clip_frames=frames, **limit)
+            result = denoiser.fit(stack, training=training).denoise(stack)
+            title = f"{start}, {name}"
+            if len(options.clip_frames) > 1:
+                title += f", clips of {frames} frames"
+            row[title] = truth.psnr(result.denoised)
+            if result.uncertainty is not None:
+                off = np.abs(result.denoised - truth.clean)
+                for deviations in (1, 2):
+                    share = float(np.mean(off <= deviations * result.uncertainty))
+                    row[f"truth within {deviations} std, {title} [%]"] = 100 * share
     return row
 
 
