@@ -71,6 +71,7 @@ def main() -> None:
         if first.config != config:
             raise SystemExit(f"--start has another size than {options.size}: {first.config}")
         model.load_state_dict(first.state_dict())
+    model.clip_frames = STAGES[-1][2]
     model.place(device)
     precision = options.precision or choose_precision(config, device)
     trainer = Trainer(model, scenes, options, precision, first)

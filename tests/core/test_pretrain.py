@@ -32,7 +32,7 @@ def pretrain() -> Iterator[ModuleType]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         pool = sys.modules["_pool"]
-        patch.setattr(pool.make_scene, "__defaults__", ((6, 32, 32),))
+        patch.setattr(pool.make_scene, "__defaults__", ((6, 32, 32), None))
         patch.setattr(module, "SIZES", {"small": TINY})
         patch.setattr(module, "STAGES", ((0.0, 2, 4, 16), (0.7, 1, 6, 24)))
         yield module
@@ -43,7 +43,7 @@ def scenes(pretrain: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("scenes")
     pool = sys.modules["_pool"]
     for number in range(2):
-        pool.load_or_make(pool.FIRST_TRAINING_SEED + number, folder)
+        pool.load_or_make(pool.FIRST_TRAINING_SEED + number, folder, None)
     return folder
 
 
