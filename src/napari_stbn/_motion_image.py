@@ -14,6 +14,8 @@ from .prior import Units
 
 __all__ = ["image_of_channels", "motion_image"]
 
+_LEAST = 0.01  # of the variance of a channel is structure
+
 
 def motion_image(intensities: Tensor, units: Sequence[Units]) -> Tensor:
     """One image of all channels, in which motion is looked for.
@@ -34,8 +36,7 @@ def motion_image(intensities: Tensor, units: Sequence[Units]) -> Tensor:
     if len(units) == 1:
         return intensities.squeeze(-3)
     weights = [_weight(unit) for unit in units]
-    largest = max(weights)
-    weights = [weight / largest for weight in weights] if largest > 0 else [1.0] * len(units)
+    weights = [weight / max(weights) for weight in weights]
     return (intensities * intensities.new_tensor(weights)[:, None, None]).sum(-3)
 
 
@@ -57,6 +58,7 @@ def _weight(unit: Units) -> float:
     spread = float(high - low) / 2  # of structure and noise together
     if unit.noise is None:
         return 1 / spread
-    # Stabilised noise has unit variance, and the scaling is the deviation of both.
-    structure = spread * math.sqrt(max(1 - unit.scaling.scale**-2, 0.0))
+    # Stabilised noise has unit variance, and the scaling is the deviation of both; at a few photons
+    # it has less, so that no channel may be taken for empty.
+    structure = spread * math.sqrt(max(1 - unit.scaling.scale**-2, _LEAST))
     return structure / float(unit.noise.variance(middle))

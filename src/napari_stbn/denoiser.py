@@ -194,8 +194,8 @@ class Denoiser(FittedDenoiser):
                 plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
             )
             plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
-        self._refine = form or ("always" if self._refines else "never")
-        plan = replace(plan, refine=self._refine)  # for who goes on
+        plan = replace(plan, refine=form or ("always" if self._refines else "never"))
+        self._refine = plan.refine  # for who goes on
         self._checks = plan.checks
         if first.note:
             prepared.notes.append(first.note)

@@ -111,7 +111,7 @@ def choose_flow(
     best: Flow | None = None
     plain: Flow | None = None
     method, lowest = CANDIDATES[0], still
-    gains = {CANDIDATES[0]: Comparison(0.0, 0.0)}
+    gains: dict[str, Comparison] = {CANDIDATES[0]: Comparison(0.0, 0.0)}
     for number, name in enumerate(CANDIDATES[1:]):
         flow = yield from relay(
             all_pairs(source, name, plain), partial(_share, number, len(CANDIDATES) - 1)

@@ -45,7 +45,8 @@ class PWCNetConfig:
     context
         Features of the dilated layers that refine the finest flow, six at most.
     correct
-        The network corrects a flow that is given to it, and does nothing before it is trained.
+        The network corrects a flow that is given to it, and does nothing before it is trained; it
+        compares standardised features.
     """
 
     channels: int = 3
@@ -132,6 +133,17 @@ def _rectified(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1)
         nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation),
         nn.LeakyReLU(_SLOPE),
     )
+
+
+def _standard(features: Tensor) -> Tensor:
+    """Features of mean 0 and deviation 1 over each frame.
+
+    Not in the paper. The products of a young network's features are thousandths, and a student of
+    a few hundred steps would not get beyond them.
+    """
+    mean = features.mean((2, 3), keepdim=True)
+    spread = features.std((2, 3), keepdim=True, correction=0)
+    return (features - mean) / (spread + 1e-5)
 
 
 class _Decoder(nn.Module):
@@ -281,7 +293,8 @@ class PWCNet(nn.Module):
                 coarse = functional.adaptive_avg_pool2d(known, (a.shape[2], a.shape[3]))
                 along = coarse if flow is None else coarse + flow
             warped = b if along is None else sample(b, along * (SCALE / 2**level))
-            volume = functional.leaky_relu(correlation(a, warped, self.config.search), _SLOPE)
+            pair = (_standard(a), _standard(warped)) if self.config.correct else (a, warped)
+            volume = functional.leaky_relu(correlation(*pair, self.config.search), _SLOPE)
             before = flow
             inputs = volume if flow is None else torch.cat([volume, a, flow, hint], 1)
             flow, features = decoder(inputs)
