@@ -83,16 +83,20 @@ def test_each_pair_keeps_the_flow_that_explains_more() -> None:
 
 
 def test_flow_of_predictions_is_better_and_estimating_it_again_does_no_harm() -> None:
-    simulated = movie()
+    """Measured: 0.47, 0.33 and 0.32 px.
+
+    Not so where all moves by more than the grain of the structures,
+    since the first prediction goes along zero flow."""
+    simulated = movie("deformation", frames=6)
     model = start()
     noisy, refined = prepared(simulated, "dis"), prepared(simulated)
     for _ in refine_flow(model, refined, "dis"):
         pass
-    assert missed(simulated, refined) < missed(simulated, noisy)
+    assert missed(simulated, refined) < 0.85 * missed(simulated, noisy)
     once = missed(simulated, refined)
     kept = last(reestimate_flow(model, refined.movies[0, 0], "dis"))
     assert 0 <= kept <= 1
-    assert missed(simulated, refined) < once + 0.05
+    assert missed(simulated, refined) < once + 0.03
 
 
 @pytest.mark.parametrize("motion", ["static", "translation"])

@@ -196,13 +196,13 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 def test_a_student_comes_closer_to_its_teacher() -> None:
     movie = simulate_motion(
-        (4, 64, 64), structure="nuclei", motion="translation", speed=2, photons=10, seed=0
+        (4, 64, 64), structure="speckle", motion="translation", speed=1.5, photons=200, seed=0
     )
     teacher = estimate_flow(movie.clean)
     given = Flow(*(np.zeros_like(d) for d in teacher))  # as if nothing had been seen
     torch.manual_seed(0)
     student = PWCNet(PWCNetConfig.student())
-    config = DistillationConfig(learning_rate=3e-3, crop=64)
+    config = DistillationConfig(crop=64)
     training = Distillation(student, config, torch.Generator().manual_seed(0))
     with pytest.raises(RuntimeError, match=r"call learn\(\) first"):
         training.step()
@@ -214,4 +214,4 @@ def test_a_student_comes_closer_to_its_teacher() -> None:
     def apart(flow: Flow) -> float:
         return float(np.mean([np.abs(a - b).mean() for a, b in zip(flow, teacher, strict=True)]))
 
-    assert apart(learnt) < 0.6 * apart(given)
+    assert apart(learnt) < 0.3 * apart(given)

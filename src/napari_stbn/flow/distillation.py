@@ -142,9 +142,7 @@ class Distillation:
         """Whether the student has learnt anything."""
         return self.steps > 0
 
-    def learn(
-        self, movie: int, noisy: NDArray[Any], teacher: Flow, given: Flow | None
-    ) -> None:
+    def learn(self, movie: int, noisy: NDArray[Any], teacher: Flow, given: Flow | None) -> None:
         """Take the targets of a movie, in place of earlier ones.
 
         Parameters
