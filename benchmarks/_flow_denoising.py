@@ -69,7 +69,7 @@ class Case:
             pass
 
     def reestimated(self, rounds: int) -> None:
-        """Again, on the prediction along that flow, where hidden pixels are explained better."""
+        """Again, on the prediction along that flow; the best of them, by hidden pixels."""
         self.refined("dis")
         for _ in range(rounds):
             last(reestimate_flow(self.model, self.movie, "dis"))

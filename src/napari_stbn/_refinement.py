@@ -30,6 +30,7 @@ __all__ = [
 
 DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "auto")
 """Methods that follow the noise of single pixels where there is much of it."""
+_SURE = 2.0  # standard errors by which flow between noisy frames has to be better
 _MEMORY_SHARE = 0.5  # of what is free, for one movie
 
 
@@ -109,15 +110,22 @@ def reestimate_flow(
     """
     held, hidden = hide_pixels(movie)
     frames = yield from relay(
-        predict_frames(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.9)
+        predict_frames(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.8)
     )
     method = "dis" if method == "auto" else method
-    found = yield from relay(whole_flow(frames, method), partial(_share, 0, 1, 0.9, 0.1))
+    judge = held.asking(frames)
     flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
-    return keep_better(flow, found, held.asking(frames))
+    before = flow.to_next.copy()
+    # Where the first prediction, along zero flow, lost what moves fast, noisy frames show it better.
+    for number, (source, sure) in enumerate(((frames, 0.0), (held.filled, _SURE))):
+        found = yield from relay(
+            whole_flow(source, method), partial(_share, 0, 1, 0.8 + 0.1 * number, 0.1)
+        )
+        keep_better(flow, found, judge, sure=sure)
+    return float((flow.to_next != before).any((1, 2, 3)).mean())
 
 
-def keep_better(flow: Flow, found: Flow, held: HeldOut) -> float:
+def keep_better(flow: Flow, found: Flow, held: HeldOut, *, sure: float = 0.0) -> float:
     """Replace the flow of each pair, in place, where another explains hidden pixels better.
 
     Parameters
@@ -126,14 +134,16 @@ def keep_better(flow: Flow, found: Flow, held: HeldOut) -> float:
         The one to change, and the other.
     held : HeldOut
         Asked for answers in the frames that both are judged by.
+    sure : float
+        Standard errors by which the other has to be better.
 
     Returns
     -------
     float
         Part of the pairs that was replaced.
     """
-    before, after = (held.errors(f).sum((1, 2, 3), dtype=np.float64) for f in (flow, found))
-    better = after < before
+    gain = held.errors(flow).astype(np.float64) - held.errors(found)
+    better = gain.sum((1, 2, 3)) > sure * np.sqrt(np.square(gain).sum((1, 2, 3)))
     for direction, new in zip(flow, found, strict=True):
         direction[better] = new[better]
     return float(better.mean())

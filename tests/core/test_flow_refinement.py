@@ -85,8 +85,9 @@ def test_each_pair_keeps_the_flow_that_explains_more() -> None:
 def test_flow_of_predictions_is_better_and_estimating_it_again_does_no_harm() -> None:
     """Measured: 0.47, 0.33 and 0.32 px.
 
-    Not so where all moves by more than the grain of the structures,
-    since the first prediction goes along zero flow."""
+    Not so where all moves by more than the grain of the structures, since the first prediction goes
+    along zero flow.
+    """
     simulated = movie("deformation", frames=6)
     model = start()
     noisy, refined = prepared(simulated, "dis"), prepared(simulated)
