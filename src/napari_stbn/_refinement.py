@@ -116,7 +116,7 @@ def reestimate_flow(
     judge = held.asking(frames)
     flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
     before = flow.to_next.copy()
-    # Where the first prediction, along zero flow, lost what moves fast, noisy frames show it better.
+    # The first prediction, along zero flow, loses what moves fast; noisy frames may show it better.
     for number, (source, sure) in enumerate(((frames, 0.0), (held.filled, _SURE))):
         found = yield from relay(
             whole_flow(source, method), partial(_share, 0, 1, 0.8 + 0.1 * number, 0.1)
