@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._generators import relay
 from ._lazy import chunk_lengths
+from ._measuring import share
 from .correlation import CorrelationChoice, NoiseCorrelation
 from .flow import Flow, FlowMethod, whole_flow
 from .preparation import (
@@ -189,7 +190,7 @@ def prepare_sample(
         turn = [m for m in groups if m[0][0] == channels[number % len(channels)]]
         members, filled, valid = _one_that_holds_something(prepared, turn, where)
         both = yield from relay(
-            whole_flow(sum(filled[1:], filled[0]), flow), partial(_share, number, count)
+            whole_flow(sum(filled[1:], filled[0]), flow), partial(share, "flow", number, count)
         )
         part = _put_together(prepared, members, filled, valid, both)
         prepared.movies[(*members[0], number)] = part
@@ -270,8 +271,3 @@ def _put_together(
     models = [prepared.noise[c] for c, _ in members]
     scalings = [prepared.scaling[c] for c, _ in members]
     return prepare_movie(channels, valid, models, scalings, flow)
-
-
-def _share(number: int, count: int, fraction: float) -> tuple[Phase, float]:
-    """How far the flow is when that of one part is."""
-    return "flow", (number + fraction) / count
