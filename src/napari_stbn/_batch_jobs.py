@@ -21,7 +21,7 @@ from ._batch_sample import sample
 from .denoiser import Denoiser
 from .devices import limit_memory
 from .io import read, write
-from .result import DenoiseResult
+from .result import DenoiseResult, StreamedResult
 from .settings import RunSettings
 from .stack import Stack, cast_like
 
@@ -103,7 +103,7 @@ class Done:
 
 
 def run_movie(job: MovieJob) -> Done:
-    """Fit to a movie, or load a model, denoise it and write the result, whole or not at all."""
+    """Fit to a movie, or load a model, and denoise it into its files, whole or not at all."""
     with _whole_worker() as worker:
         started = time.perf_counter()
         stack = read(job.source, axes=job.axes)
@@ -111,12 +111,16 @@ def run_movie(job: MovieJob) -> Done:
         if job.model is None:
             denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         else:
-            device = RunSettings.from_json(job.settings).device
-            denoiser = Denoiser.load(job.model, device=device)
+            denoiser = _load(job)
         if job.uncertainty is not None and not denoiser.has_uncertainty:
             raise ValueError(_NO_UNCERTAINTY)
-        result = denoiser.denoise(stack)
-        _write(job, stack, result.denoised, result.uncertainty)
+        result = denoiser.denoise_to(
+            stack,
+            job.target,
+            uncertainty=job.uncertainty,
+            dtype=stack.dtype if job.keep_dtype else np.float32,
+            overwrite=job.overwrite,
+        )
         return _done(started, worker, denoiser, result)
 
 
@@ -145,10 +149,7 @@ def run_block(job: BlockJob) -> Done:
     with _whole_worker() as worker:
         started = time.perf_counter()
         stack = read(job.movie.source, axes=job.movie.axes)
-        if job.movie.model is None:
-            raise ValueError("a block is denoised with a saved model, got none")
-        device = RunSettings.from_json(job.movie.settings).device
-        denoiser = Denoiser.load(job.movie.model, device=device)
+        denoiser = _load(job.movie)
         result = denoiser.denoise(cut(stack, job.block))
         if job.movie.uncertainty is not None and result.uncertainty is None:
             raise ValueError(_NO_UNCERTAINTY)
@@ -178,6 +179,16 @@ def _fit(settings: RunSettings, stack: Stack, checkpoint: str) -> Denoiser:
     return denoiser
 
 
+def _load(job: MovieJob) -> Denoiser:
+    """The saved model of a job, with the memory that its settings allow."""
+    if job.model is None:
+        raise ValueError("a block is denoised with a saved model, got none")
+    settings = RunSettings.from_json(job.settings)
+    denoiser = Denoiser.load(job.model, device=settings.device)
+    denoiser.memory_limit = settings.memory_limit
+    return denoiser
+
+
 def _write(job: MovieJob, stack: Stack, denoised: Any, uncertainty: Any) -> None:
     """Write the results that the job asks for; the denoised movie last, as the sign of success."""
     if job.uncertainty is not None:
@@ -200,7 +211,10 @@ class _AsType:
 
 
 def _done(
-    started: float, worker: str, denoiser: Denoiser, result: DenoiseResult | None = None
+    started: float,
+    worker: str,
+    denoiser: Denoiser,
+    result: DenoiseResult | StreamedResult | None = None,
 ) -> Done:
     """What to tell of a job."""
     steps = denoiser.history[-1].step if denoiser.history else 0

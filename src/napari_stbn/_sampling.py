@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ._generators import relay
 from ._lazy import chunk_lengths
+from ._measuring import share
 from ._motion_image import image_of_channels
 from .correlation import CorrelationChoice, NoiseCorrelation
 from .flow import Flow, FlowMethod, whole_flow
@@ -192,7 +193,8 @@ def prepare_sample(
         members, filled, valid = _one_that_holds_something(prepared, turn, where)
         units = [Units(prepared.noise[c], prepared.scaling[c]) for c, _ in members]
         both = yield from relay(
-            whole_flow(image_of_channels(filled, units), flow), partial(_share, number, count)
+            whole_flow(image_of_channels(filled, units), flow),
+            partial(share, "flow", number, count),
         )
         part = _put_together(prepared, members, filled, valid, both)
         prepared.movies[(*members[0], number)] = part
@@ -273,8 +275,3 @@ def _put_together(
     models = [prepared.noise[c] for c, _ in members]
     scalings = [prepared.scaling[c] for c, _ in members]
     return prepare_movie(channels, valid, models, scalings, flow)
-
-
-def _share(number: int, count: int, fraction: float) -> tuple[Phase, float]:
-    """How far the flow is when that of one part is."""
-    return "flow", (number + fraction) / count

@@ -71,11 +71,14 @@ class Denoiser(FittedDenoiser):
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
         whose network is then used. Unless fresh, motion is estimated on the first model's blind
         prediction along zero flow instead of the noisy frames.
+    memory_limit : float, optional [GB]
+        What a run may take of the main memory; a stack that would take more is read piece by piece.
+        Six tenths of what is free when None.
 
     Raises
     ------
     ValueError
-        If a name is unknown.
+        If a name is unknown or the limit is not positive.
 
     Examples
     --------

@@ -14,7 +14,18 @@ import numpy as np
 import psutil
 import pytest
 
-from napari_stbn import RunSettings, Stack, _batch_pool, batch, read, simulate, write
+from napari_stbn import (
+    Denoiser,
+    RunSettings,
+    Stack,
+    _batch_pool,
+    _denoiser_use,
+    _inference_plan,
+    batch,
+    read,
+    simulate,
+    write,
+)
 from napari_stbn._batch_blocks import MARGIN_FRAMES, Block, plan_blocks
 from napari_stbn._batch_inputs import find_movies
 from napari_stbn._batch_jobs import run_movie
@@ -23,6 +34,8 @@ from napari_stbn._batch_sample import sample
 from napari_stbn.batch import BatchOptions, batch_steps, denoise_many
 from napari_stbn.cli import main
 from napari_stbn.devices import free_memory, limit_memory, resolve_device
+from napari_stbn.network import STBNConfig
+from napari_stbn.training import TrainingConfig
 
 NOISY = simulate((4, 24, 20), kind="nuclei", seed=0).noisy
 TRAINING = {"clip_size": 12, "clip_frames": 2, "batch": 1}
@@ -110,6 +123,38 @@ def test_the_manifest_says_what_was_done(movies: Path, tmp_path: Path) -> None:
     assert entry["steps"] == 2
     assert entry["parameters"]["settings"]["training"] == TRAINING
     assert entry["parameters"]["keep_dtype"] is True
+
+
+def test_a_movie_larger_than_memory_is_written_as_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of the whole in memory, though no array of its size is made."""
+    network = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
+    noisy = simulate((64, 32, 32), seed=0).noisy
+    fitted = Denoiser(
+        "preview", device="cpu", network=network, start="fresh", flow="none", precision="float32"
+    )
+    training = TrainingConfig(max_steps=4, clip_size=16, clip_frames=3, batch=1)
+    whole = fitted.fit(noisy, axes="TYX", training=training).denoise(noisy, axes="TYX")
+    path = write(tmp_path / "a.tif", Stack(noisy, "TYX"))
+    model = fitted.save(tmp_path / "m.stbn")
+
+    def refuse(_stack: Stack) -> None:
+        raise AssertionError("an array of the size of the movie was made")
+
+    monkeypatch.setattr(_inference_plan, "_SCRATCH", 0)  # so small a network takes none
+    monkeypatch.setattr(_denoiser_use, "ArrayOutput", refuse)
+    # In memory the run would take 3.3 MB.
+    little = RunSettings(preset="preview", device="cpu", memory_limit=2e-3)
+    (outcome,) = denoise_many(
+        path, tmp_path / "out", options(settings=little, model=model, uncertainty=True)
+    )
+    assert (outcome.status, outcome.error) == ("done", "")
+    assert whole.uncertainty is not None
+    noise = float(np.median(whole.uncertainty))
+    for name, truth in (("a", whole.denoised), ("a_uncertainty", whole.uncertainty)):
+        back = read(tmp_path / "out" / f"{name}.tif").movie()
+        np.testing.assert_allclose(back, truth, atol=1e-3 * noise, rtol=0)
 
 
 @pytest.mark.parametrize("torn", [b'{"format": 1, "outp', b"\x00\xff\xfe", b"[1, 2]\n{}\nnull\n"])

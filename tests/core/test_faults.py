@@ -17,7 +17,7 @@ import pytest
 import tifffile
 import torch
 
-from napari_stbn import Stack, _fit_parts, _streaming, inference, read, simulate, write
+from napari_stbn import Stack, _fit_parts, _inference_plan, _streaming, read, simulate, write
 from napari_stbn._model_file import read_model_file
 from napari_stbn._raw_file import RawFile
 from napari_stbn.cli import main
@@ -167,7 +167,7 @@ def test_an_input_that_breaks_off_is_said_and_the_earlier_result_is_kept(
     error: type[Exception],
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(inference, "_SCRATCH", 0)  # so small a network takes none
+    monkeypatch.setattr(_inference_plan, "_SCRATCH", 0)  # so small a network takes none
     monkeypatch.setattr(_streaming, "_CACHE_SHARE", 100)  # most frames are read more than once
     path, out = tmp_path / name, tmp_path / "out.tif"
     if name == "packed.tif":

@@ -185,7 +185,7 @@ def test_the_reach_of_every_depth_is_known(config: STBNConfig, shape: tuple[int,
 
 def test_the_halo_is_not_wider_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With half the reach the cuts do show, so the test above can fail."""
-    monkeypatch.setattr("napari_stbn.inference.head_radius", lambda _: 8)
+    monkeypatch.setattr("napari_stbn._inference_steps.head_radius", lambda _: 8)
     model, movie = random_model(), random_movie((2, 64, 97))
     mean, *_ = run(model, movie, 2, 32)
     assert worst(mean, at_once(model, movie)[0], movie) > 1e-4

@@ -21,12 +21,13 @@ RUN = """
 import resource, sys
 from dataclasses import replace
 import psutil, torch
-from napari_stbn import inference
+from napari_stbn import _inference_plan
 from napari_stbn.cli import main
 from napari_stbn.network import STBNConfig
 from napari_stbn.presets import PRESETS
 torch.set_num_threads(1)
-inference._SCRATCH = 0  # part of what the address space may grow by, and so small a net takes less
+# It is part of what the address space may grow by, and so small a net takes less.
+_inference_plan._SCRATCH = 0
 tiny = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
 PRESETS["preview"] = replace(PRESETS["preview"], network=tiny)
 small, out, allowed, *rest = sys.argv[1:]

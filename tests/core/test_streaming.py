@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from napari_stbn import Stack, _segments, inference, read, simulate
+from napari_stbn import Stack, _inference_plan, _segments, read, simulate
 from napari_stbn._flow_scratch import FlowScratch
 from napari_stbn._generators import last
 from napari_stbn._lazy import LazyPart, MovieView
@@ -41,7 +41,7 @@ def spoilt() -> Array:
 @pytest.fixture(autouse=True)
 def _small_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan for what so small a network takes, not for the scratch of those that people use."""
-    monkeypatch.setattr(inference, "_SCRATCH", 0)
+    monkeypatch.setattr(_inference_plan, "_SCRATCH", 0)
 
 
 STACKS: dict[str, Stack] = {

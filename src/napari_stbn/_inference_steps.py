@@ -1,0 +1,207 @@
+"""Steps that denoise a movie: states, predictions, results, in tiles that give the whole frame."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ._inference_plan import SMALLEST_TILE, InferencePlan
+from .devices import is_out_of_memory, release_cached
+from .flow.field import align_index, gather
+from .network import STBN
+from .network.frozen import FrozenSTBN
+from .network.stbn import Direction, head_radius, state_radius
+from .precision import DTYPES, Precision
+from .preparation import PreparedMovie
+from .prior import network_input, posterior, prior_mean, prior_std
+
+__all__ = ["DenoisedWindow", "Runner", "Shift"]
+
+_logger = logging.getLogger(__name__)
+Shift = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DenoisedWindow:
+    """Some consecutive frames of the result.
+
+    Attributes
+    ----------
+    start
+        First frame.
+    mean : Tensor, shape (T', C, Y, X), float32 [user's units]
+        Posterior mean; the prior mean without a noise model and where a pixel was not measured.
+    std : Tensor, shape (T', C, Y, X), float32 [user's units], or None
+        Posterior standard deviation, the prior's where a pixel was not measured; None without a
+        noise model.
+    prior : Tensor, shape (T', C, Y, X), float32 [user's units]
+        Prior mean: the prediction that never saw the pixel.
+    fraction
+        Part of the work that is done, 0 to 1.
+    """
+
+    start: int
+    mean: Tensor
+    std: Tensor | None
+    prior: Tensor
+    fraction: float
+
+
+class Runner:
+    """The steps of inference on one movie, in tiles.
+
+    Each is a generator that yields after every tile and returns the whole.
+    """
+
+    def __init__(
+        self,
+        model: STBN,
+        movie: PreparedMovie,
+        plan: InferencePlan,
+        precision: Precision,
+        origins: Sequence[Shift],
+    ) -> None:
+        self.model, self.movie = model, movie
+        self.network = FrozenSTBN(model, DTYPES[precision])
+        self.origins = tuple(origins)
+        self.tile = plan.tile
+        self.device = next(model.parameters()).device
+        self.frames, self.height, self.width = movie.shape
+
+    def step(
+        self, direction: Direction, t: int, neighbour: Tensor | None
+    ) -> Generator[None, None, Tensor]:
+        """State (1, width, Y, X) at frame t from the neighbouring frame's state.
+
+        Or from nothing at the end of the movie.
+        """
+        frame = self._frame(t)
+        if neighbour is None:
+            return self._tiled(
+                lambda f: self.network.begin(direction, f), [frame], state_radius(self.model.config)
+            )
+        flow = (
+            self.movie.flow_to_previous[t - 1]
+            if direction == "from_past"
+            else self.movie.flow_to_next[t]
+        )
+        index = align_index(flow[None].to(self.device), self.model.config.alignment)
+        aligned = gather(neighbour, index)
+        return self._tiled(
+            lambda f, a: self.network.advance(direction, f, a),
+            [frame, aligned],
+            state_radius(self.model.config),
+        )
+
+    def predict(self, past: Tensor, future: Tensor) -> Generator[None, None, Tensor]:
+        """Prior (1, K, Y, X) from both states of a frame, averaged over the patches' origins."""
+        priors = []
+        for origin in self.origins:
+            prior = yield from self._tiled(
+                partial(self.network.predict, origin=origin),
+                [past, future],
+                head_radius(self.model.config),
+            )
+            priors.append(prior)
+        return torch.stack(priors).mean(0)
+
+    def window(self, start: int, stop: int) -> DenoisedWindow:
+        """Room for the result of some frames."""
+        mean, blind = (
+            torch.empty(stop - start, len(self.movie.units), self.height, self.width)
+            for _ in range(2)
+        )
+        fuses = self.network.config.covariance and all(
+            u.noise is not None for u in self.movie.units
+        )
+        if not fuses:
+            return DenoisedWindow(start, blind, None, blind, 0.0)
+        return DenoisedWindow(start, mean, torch.empty_like(mean), blind, 0.0)
+
+    @torch.no_grad()
+    def finish(self, t: int, prior: Tensor, window: DenoisedWindow) -> None:
+        """Turn the prior (1, K, Y, X) of a frame into intensities, and put them into its window."""
+        movie, units, place = self.movie, self.movie.units, t - window.start
+        prior = prior[:, None]
+        blind = prior_mean(prior, units)[0, 0].cpu()
+        window.prior[place] = blind
+        if window.std is None:
+            return
+        noisy = movie.intensities[t : t + 1].to(self.device)[None]
+        mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
+        valid = movie.valid[t : t + 1][0].cpu()
+        blind_std = prior_std(prior, units)[0, 0].cpu()
+        window.mean[place] = torch.where(valid, mean, blind)
+        window.std[place] = torch.where(valid, std, blind_std)
+
+    def _frame(self, t: int) -> Tensor:
+        """Network input (1, C', Y, X) at frame t."""
+        frame = self.movie.inputs[t][None].to(self.device)
+        frame = network_input(frame, self.movie.units, self.model.config)
+        return frame.contiguous(memory_format=torch.channels_last)
+
+    def _tiled(
+        self, function: Callable[..., Tensor], inputs: list[Tensor], radius: int
+    ) -> Generator[None, None, Tensor]:
+        """Apply a convolutional function of finite reach in tiles.
+
+        Smaller tiles when memory runs out.
+        """
+        while True:
+            try:
+                return (yield from self._apply(function, inputs, 4 * math.ceil(radius / 4)))
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.tile // 2 < SMALLEST_TILE:
+                    raise
+                self.tile = 4 * math.ceil(self.tile / 8)
+                release_cached(self.device)
+                _logger.warning(
+                    "out of memory on %s; going on with tiles of %d pixels", self.device, self.tile
+                )
+
+    def _apply(
+        self, function: Callable[..., Tensor], inputs: list[Tensor], halo: int
+    ) -> Generator[None, None, Tensor]:
+        """One pass over the tiles.
+
+        Their origins are multiples of 4, as patches of the spatial expansion are.
+        """
+        out = inputs[0].new_empty(0)
+        for rows in _spans(self.height, self.tile, halo):
+            for columns in _spans(self.width, self.tile, halo):
+                piece = function(*(x[:, :, rows.outer, columns.outer] for x in inputs))
+                if piece.shape[-2:] == (self.height, self.width):
+                    out = piece
+                else:
+                    if out.numel() == 0:
+                        out = piece.new_empty(*piece.shape[:2], self.height, self.width)
+                        out = out.contiguous(memory_format=torch.channels_last)
+                    out[:, :, rows.inner, columns.inner] = piece[:, :, rows.local, columns.local]
+                yield
+        return out
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One tile along one axis: what it reads, what it writes.
+
+    And where that lies in what it read.
+    """
+
+    outer: slice
+    inner: slice
+    local: slice
+
+
+def _spans(length: int, tile: int, halo: int) -> Iterator[_Span]:
+    """Cut an axis into tiles with halos."""
+    for start in range(0, length, tile):
+        stop = min(start + tile, length)
+        first, last = max(0, start - halo), min(length, stop + halo)
+        yield _Span(slice(first, last), slice(start, stop), slice(start - first, stop - first))
