@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["write_package"]
 
+_logger = logging.getLogger(__name__)
 _LEAST = {"time": 2, "y": 8, "x": 8}
 
 
@@ -132,9 +134,12 @@ def _check(path: Path) -> None:
 
     summary = load_description_and_validate_format_only(path)
     if find_spec("bioimageio.core") is not None:
-        from bioimageio.core import test_model
-
-        summary = test_model(path, devices=["cpu"])
+        try:
+            from bioimageio.core import test_model
+        except ImportError as error:  # pip pairs a new spec with an old core, which may not load
+            _logger.warning("the package was validated, not run: bioimageio.core fails: %s", error)
+        else:
+            summary = test_model(path, devices=["cpu"])
     if summary.status not in ("passed", "valid-format"):
         errors = [error.msg for detail in summary.details for error in detail.errors]
         raise ValueError(f"the package is not valid: {' '.join(errors)[:400] or summary.status}")

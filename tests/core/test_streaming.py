@@ -117,6 +117,27 @@ def test_motion_is_refined_in_a_stream_too(tmp_path: Path) -> None:
     assert np.sqrt(np.mean(difference**2)) < 1e-3 * noise
 
 
+def test_noise_that_pixels_share_is_filtered_in_a_stream_too(tmp_path: Path) -> None:
+    """Measured in the whole and in parts alike, made independent on demand, brought back."""
+    clean = simulate((24, 48, 48), seed=3).clean
+    white = np.random.default_rng(0).normal(0, 8, clean.shape)
+    noisy = (clean + (white + np.roll(white, 1, 2)) / np.sqrt(2)).astype(np.float32)
+    np.save(tmp_path / "in.npy", noisy)
+    stack = read(tmp_path / "in.npy", axes="TYX")
+    fitted = tiny(correlation="auto", flow="none").fit(stack, training=FEW)
+    whole = fitted.denoise(stack)
+    assert whole.correlation[0] is not None
+    assert whole.uncertainty is not None
+    streaming = twin(fitted, tmp_path, 2.7e-3)
+    assert streaming.streams(stack)
+    path, spread = tmp_path / "out.npy", tmp_path / "std.npy"
+    result = streaming.denoise_to(stack, path, uncertainty=spread)
+    assert result.report["correlation"] == whole.report["correlation"]
+    noise = float(np.median(whole.uncertainty))
+    np.testing.assert_allclose(np.load(path), whole.denoised, atol=1e-3 * noise, rtol=0)
+    np.testing.assert_allclose(np.load(spread), whole.uncertainty, atol=1e-3 * noise, rtol=0)
+
+
 class Counting:
     """A long stored movie that repeats itself, and tells which of its chunks were read."""
 
