@@ -40,19 +40,26 @@ class HeldOutScore:
         """Mean blind loss of a pixel [nats]."""
         return float(self.losses.sum() / self.pixels.sum().clamp(min=1))
 
-    def surely_above(self, other: HeldOutScore) -> bool:
-        """Whether the error is above another one by more than the standard error of that.
+    def gain_over(self, other: HeldOutScore) -> tuple[float, float]:
+        """By how much the squared error of a pixel is below another one, and the error of that.
 
         The same noisy pixels made both, so that the difference is known far better than either.
-        Blocks, not pixels, are what is independent: errors of a network are smooth. The loss is no
-        good judge here: at low light it rises with the least overconfidence while the mean, which
-        is the picture, still gains decibels.
+        Blocks, not pixels, are what is independent: errors of a network are smooth.
         """
-        difference = self.errors - other.errors
+        difference = other.errors - self.errors
         total = self.pixels.sum().clamp(min=1)
         mean = difference.sum() / total
         spread = (difference - mean * self.pixels).square().sum().sqrt() / total
-        return not bool(mean <= spread)  # an error that is not finite is above
+        return float(mean), float(spread)
+
+    def surely_above(self, other: HeldOutScore) -> bool:
+        """Whether the squared error is above another one by more than the error of that.
+
+        The loss is no good judge here: at low light it rises with the least overconfidence while
+        the mean, which is the picture, still gains decibels.
+        """
+        gain, error = self.gain_over(other)
+        return not -gain <= error  # an error that is not finite is above
 
 
 @torch.no_grad()
