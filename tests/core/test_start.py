@@ -122,8 +122,8 @@ shipped = pytest.mark.skipif(not WEIGHTS[0].exists(), reason="this build has no 
 
 
 @shipped
-def test_the_weights_are_those_of_the_presets_for_a_cpu_and_small() -> None:
-    for preset in ("preview", "balanced"):
+def test_the_weights_are_those_of_all_presets_but_the_papers_and_small() -> None:
+    for preset in ("preview", "balanced", "best"):
         assert pretrained_model(PRESETS[preset].network) is not None
     assert pretrained_model(PRESETS["paper"].network) is None
     assert sum(path.stat().st_size for path in WEIGHTS) < 25e6
