@@ -20,7 +20,7 @@ __all__ = ["CANDIDATES", "FlowChoice", "choose_flow", "still_where_worse"]
 
 CANDIDATES: tuple[PairMethod, ...] = ("none", "translation", "dis", "dis_multi")
 """From simple to free; a later one has to explain more."""
-_SURE = 2.0  # standard errors by which motion must explain more than none
+_SURE = 3.0  # standard errors by which motion must explain more; with 2 a still movie got flow
 _CELLS = 3.0  # radius [cells] over which it is measured where flow does harm
 _PAIRS = 1.5  # radius [pairs] of the same
 _HARM = 1.0  # standard errors by which flow may explain less than none at a place
@@ -99,7 +99,7 @@ def choose_flow(
 
     Notes
     -----
-    Motion has to explain more than standing still by two standard errors: a still movie gets
+    Motion has to explain more than standing still by three standard errors: a still movie gets
     no flow however few its photons. Where dense flow explains less than none, around a place and in
     a few pairs of frames, it is set to zero there.
     """
