@@ -26,8 +26,7 @@ from torch import Tensor
 from ._fit_path import FitPath
 from ._held_out import Start
 from .clips import Clip
-from .network import STBN
-from .prior import Units, network_input, prior_mean
+from .prior import Units, prior_mean
 
 __all__ = ["keep_width"]
 
@@ -60,10 +59,12 @@ def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | No
     known = all(unit.noise is not None for clip in clips for unit in clip.units)
     if not (config.covariance and config.positive_factor and config.channels == 1 and known):
         return None
-    after = [_looked_at(model, clip) for clip in clips]
+    device = next(model.parameters()).device
+    clips = [clip.to(device) for clip in clips]
+    after = [_looked_at(path, clip) for clip in clips]
     fitted = [p.detach().clone() for p in start.parameters]
     torch._foreach_copy_(start.parameters, start.values)
-    before = [_looked_at(model, clip) for clip in clips]
+    before = [_looked_at(path, clip) for clip in clips]
     torch._foreach_copy_(start.parameters, fitted)
     change = torch.cat(
         [
@@ -99,13 +100,13 @@ def _gain(changed: float, start: Start) -> float:
     return min(max(expected + weight * (measured - expected), 0.0), changed)
 
 
-def _looked_at(model: STBN, clip: Clip) -> tuple[Tensor, Tensor]:
+def _looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     """Prior (1, T, K, H, W) of a clip of one crop, and the head's last features, a row a pixel."""
     seen: list[Tensor] = []
-    hook = model.last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    last = path.model.last
+    hook = last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     try:
-        inputs = network_input(clip.inputs, clip.units, model.config)
-        prior: Tensor = model(inputs, clip.flow_to_previous, clip.flow_to_next)
+        prior = path.prior(clip)
     finally:
         hook.remove()
     features = torch.cat(seen)

@@ -165,7 +165,6 @@ class TrainingStep:
     start_held_out: float | None = None
 
 
-@torch.no_grad()
 def _identity(
     model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
 ) -> dict[str, Any]:
