@@ -210,7 +210,7 @@ def validation_scenes(first: STBN | None) -> Iterator[tuple[str, float, Scene]]:
             yield kind, photons, make_scene(seed, settings, (24, 80, 80), first)
 
 
-def load_or_make(seed: int, folder: Path, first: STBN | None) -> Scene:
+def load_or_make(seed: int, folder: Path, first: STBN | None = None) -> Scene:
     """Training scene of a seed, from its file where there is one."""
     path = folder / f"scene_{seed}.npz"
     if path.exists():
