@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ._doubt import doubt
 from ._inference_plan import SMALLEST_TILE, InferencePlan
 from .devices import is_out_of_memory, release_cached
 from .flow.field import align_index, gather
@@ -36,7 +37,8 @@ class DenoisedWindow:
     start
         First frame.
     mean : Tensor, shape (T', C, Y, X), float32 [user's units]
-        Posterior mean; the prior mean without a noise model and where a pixel was not measured.
+        Posterior mean; the prior mean without a noise model and where a pixel was not measured or
+        is wrong beyond doubt (`napari_stbn._doubt`).
     std : Tensor, shape (T', C, Y, X), float32 [user's units], or None
         Posterior standard deviation, the prior's where a pixel was not measured; None without a
         noise model.
@@ -135,10 +137,11 @@ class Runner:
             return
         noisy = movie.intensities[t : t + 1].to(self.device)[None]
         mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
-        valid = movie.valid[t : t + 1][0].cpu()
         blind_std = prior_std(prior, units)[0, 0].cpu()
-        window.mean[place] = torch.where(valid, mean, blind)
-        window.std[place] = torch.where(valid, std, blind_std)
+        trust = 1 - doubt(prior, noisy, units)[0, 0].cpu()
+        trust = torch.where(movie.valid[t : t + 1][0].cpu(), trust, 0.0)
+        window.mean[place] = torch.where(trust > 0, torch.lerp(blind, mean, trust), blind)
+        window.std[place] = torch.where(trust > 0, torch.lerp(blind_std, std, trust), blind_std)
 
     def _frame(self, t: int) -> Tensor:
         """Network input (1, C', Y, X) at frame t."""

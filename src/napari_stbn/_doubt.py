@@ -1,0 +1,66 @@
+"""Single wrong pixels: what was measured there is neither the prediction nor its noise.
+
+A cosmic ray, a transmission error, a pixel that was dead for one frame: the posterior would keep
+part of it, the more the less noise there is. It is told from a small event by its neighbours. Light
+has passed a point-spread function, so that an event that the prediction missed is missed in the
+pixels around it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .prior import Units, prior_mean, prior_std
+
+__all__ = ["doubt"]
+
+# Standard deviations from which a pixel is doubted, and from which nothing is left of it. Noise of
+# some photons is skewed: it reaches them more often than Gaussian noise does, but where there are
+# so few photons the posterior hardly looks at the pixel.
+_FROM, _TO = 4.5, 6.5
+_SHARED = 0.4  # of a pixel's deviation, in a neighbour: then it is not alone
+
+
+def doubt(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> Tensor:
+    """How much each pixel of a frame has to be ignored.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (1, 1, K, Y, X)
+        Of a network with covariance.
+    noisy : Tensor, shape (1, 1, C, Y, X) [user's units]
+    units : sequence of Units, length C
+        All with a noise model.
+
+    Returns
+    -------
+    Tensor, shape (1, 1, C, Y, X)
+        0 where the pixel agrees with prediction and noise, or does not stand alone; 1 where it
+        counts for nothing.
+    """
+    mean = prior_mean(prior, units)
+    variances = []
+    for channel, unit in enumerate(units):
+        if unit.noise is None:
+            raise ValueError("a pixel is doubted by its noise model, got None")
+        variances.append(unit.noise.variance(mean[:, :, channel]))
+    total = (prior_std(prior, units).square() + torch.stack(variances, 2)).sqrt()
+    z = ((noisy - mean) / total)[0]
+    padded = F.pad(z, (1, 1, 1, 1))
+    height, width = z.shape[-2:]
+    around = torch.stack(
+        [
+            padded[..., y : y + height, x : x + width]
+            for y in range(3)
+            for x in range(3)
+            if (y, x) != (1, 1)
+        ]
+    )
+    same = (around * z.sign()).amax(0)  # the largest deviation to the same side
+    alone = same < _SHARED * z.abs()
+    share = ((z.abs() - _FROM) / (_TO - _FROM)).clamp(0, 1)
+    return torch.where(alone, share, 0.0)[None]
