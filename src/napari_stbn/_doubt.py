@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .prior import Units, prior_mean, prior_std
+from .prior import Units
 
 __all__ = ["doubt"]
 
@@ -25,31 +25,29 @@ _FROM, _TO = 4.5, 6.5
 _SHARED = 0.4  # of a pixel's deviation, in a neighbour: then it is not alone
 
 
-def doubt(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> Tensor:
+def doubt(noisy: Tensor, mean: Tensor, std: Tensor, units: Sequence[Units]) -> Tensor:
     """How much each pixel of a frame has to be ignored.
 
     Parameters
     ----------
-    prior : Tensor, shape (1, 1, K, Y, X)
-        Of a network with covariance.
-    noisy : Tensor, shape (1, 1, C, Y, X) [user's units]
+    noisy : Tensor, shape (C, Y, X) [user's units]
+    mean, std : Tensor, shape (C, Y, X) [user's units]
+        Of the prior, which never saw the pixel.
     units : sequence of Units, length C
         All with a noise model.
 
     Returns
     -------
-    Tensor, shape (1, 1, C, Y, X)
+    Tensor, shape (C, Y, X)
         0 where the pixel agrees with prediction and noise, or does not stand alone; 1 where it
         counts for nothing.
     """
-    mean = prior_mean(prior, units)
     variances = []
     for channel, unit in enumerate(units):
         if unit.noise is None:
             raise ValueError("a pixel is doubted by its noise model, got None")
-        variances.append(unit.noise.variance(mean[:, :, channel]))
-    total = (prior_std(prior, units).square() + torch.stack(variances, 2)).sqrt()
-    z = ((noisy - mean) / total)[0]
+        variances.append(unit.noise.variance(mean[channel]))
+    z = (noisy - mean) / (std.square() + torch.stack(variances)).sqrt()
     padded = F.pad(z, (1, 1, 1, 1))
     height, width = z.shape[-2:]
     around = torch.stack(
@@ -63,4 +61,4 @@ def doubt(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> Tensor:
     same = (around * z.sign()).amax(0)  # the largest deviation to the same side
     alone = same < _SHARED * z.abs()
     share = ((z.abs() - _FROM) / (_TO - _FROM)).clamp(0, 1)
-    return torch.where(alone, share, 0.0)[None]
+    return torch.where(alone, share, 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,26 +17,20 @@ from numpy.typing import NDArray
 
 from ._fit_parts import Average
 from ._generators import relay
-from ._refinement import hide_pixels, keep_better, predict_frames
-from .flow import Flow, FlowMethod, HeldOut, PairMethod, whole_flow
+from ._refinement import dense_method, hide_pixels, keep_better, predict_frames
+from .flow import Flow, FlowMethod, HeldOut, whole_flow
 from .flow.distillation import Distillation, DistillationConfig, student_flow
 from .flow.pwcnet import PWCNet, PWCNetConfig
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack
 
-__all__ = ["FORMS", "FlowUpdates", "Form", "dense_method", "follow_student", "new_student"]
+__all__ = ["FORMS", "FlowUpdates", "Form", "follow_student", "new_student"]
 
 _logger = logging.getLogger(__name__)
 Form = Literal["reestimate", "distill"]
 FORMS: tuple[Form, ...] = get_args(Form)
 _ROUNDS = (0.25, 0.5)  # parts of the fit after which flow is estimated anew
-
-
-def dense_method(method: FlowMethod) -> PairMethod:
-    """How flow between denoised frames is estimated, by what was asked for: there, dense pays."""
-    dense = ("dis", "ilk", "tvl1")
-    return cast("PairMethod", method) if method in dense else "dis"
 
 
 def new_student(seed: int) -> PWCNet:

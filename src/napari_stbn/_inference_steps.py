@@ -131,14 +131,16 @@ class Runner:
         """Turn the prior (1, K, Y, X) of a frame into intensities, and put them into its window."""
         movie, units, place = self.movie, self.movie.units, t - window.start
         prior = prior[:, None]
-        blind = prior_mean(prior, units)[0, 0].cpu()
+        expected = prior_mean(prior, units)[0, 0]
+        blind = expected.cpu()
         window.prior[place] = blind
         if window.std is None:
             return
         noisy = movie.intensities[t : t + 1].to(self.device)[None]
         mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
-        blind_std = prior_std(prior, units)[0, 0].cpu()
-        trust = 1 - doubt(prior, noisy, units)[0, 0].cpu()
+        width = prior_std(prior, units)[0, 0]
+        blind_std = width.cpu()
+        trust = 1 - doubt(noisy[0, 0], expected, width, units).cpu()
         trust = torch.where(movie.valid[t : t + 1][0].cpu(), trust, 0.0)
         window.mean[place] = torch.where(trust > 0, torch.lerp(blind, mean, trust), blind)
         window.std[place] = torch.where(trust > 0, torch.lerp(blind_std, std, trust), blind_std)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ._generators import relay
 from ._motion_image import motion_image
 from .devices import free_memory
-from .flow import Flow, FlowMethod, HeldOut, choose_flow, whole_flow
+from .flow import Flow, FlowMethod, HeldOut, PairMethod, choose_flow, whole_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
@@ -21,6 +22,7 @@ from .preparation import PreparedMovie, PreparedStack
 
 __all__ = [
     "DENSE_METHODS",
+    "dense_method",
     "hide_pixels",
     "keep_better",
     "predict_frames",
@@ -32,6 +34,12 @@ DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "aut
 """Methods that follow the noise of single pixels where there is much of it."""
 _SURE = 2.0  # standard errors by which flow between noisy frames has to be better
 _MEMORY_SHARE = 0.5  # of what is free, for one movie
+
+
+def dense_method(method: FlowMethod) -> PairMethod:
+    """How flow between denoised frames is estimated, by what was asked for: there, dense pays."""
+    dense = ("dis", "ilk", "tvl1")
+    return cast("PairMethod", method) if method in dense else "dis"
 
 
 def refine_flow(
@@ -112,7 +120,7 @@ def reestimate_flow(
     frames = yield from relay(
         predict_frames(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.8)
     )
-    method = "dis" if method == "auto" else method
+    method = dense_method(method)
     judge = held.asking(frames)
     flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
     before = flow.to_next.copy()

@@ -35,8 +35,8 @@ class Preset:
 PRESETS: dict[PresetName, Preset] = {
     "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),
     "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
-    # A wider network would begin fresh, for want of learnt weights. On a CPU the small one is ahead
-    # of such a fit for as long as anybody waits (docs/quality.md).
+    # A wider network would begin fresh, for want of learnt weights. A fresh fit ends below
+    # after 60 s what learnt weights give after 10 (docs/quality.md).
     "best": Preset(STBNConfig(), TrainingConfig(time_budget=900, batch=4)),
     "paper": Preset(
         STBNConfig.paper(1),

@@ -18,10 +18,9 @@ SIGMA = 2.0
 def doubted(frame: NDArray[np.float64], *, width: float = 0.5) -> torch.Tensor:
     """Doubt of a frame [counts] whose prediction is zero everywhere, of this width [noise std]."""
     unit = Units(GaussianNoise(SIGMA), IntensityScaling(0.0, 1.0))
-    prior = torch.zeros(1, 1, 2, *frame.shape)
-    prior[:, :, 0] = unit.to_network(torch.zeros(1))
-    prior[:, :, 1] = width
-    return doubt(prior, torch.from_numpy(frame).float()[None, None, None], (unit,))[0, 0, 0]
+    noisy = torch.from_numpy(frame).float()[None]
+    std = torch.full_like(noisy, width * SIGMA)
+    return doubt(noisy, torch.zeros_like(noisy), std, (unit,))[0]
 
 
 def spot(sigma: float) -> NDArray[np.float64]:

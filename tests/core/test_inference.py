@@ -34,9 +34,7 @@ from napari_stbn.training import TrainingConfig
 @pytest.fixture(autouse=True)
 def _believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random networks are far off everywhere; single wrong pixels are the matter of test_doubt."""
-    monkeypatch.setattr(
-        _inference_steps, "doubt", lambda _prior, noisy, _units: torch.zeros_like(noisy)
-    )
+    monkeypatch.setattr(_inference_steps, "doubt", lambda noisy, *_: torch.zeros_like(noisy))
 
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
