@@ -35,6 +35,7 @@ _SHAPE = (32, 80, 80)
 _COUNT = 65535
 LEAVES = "leaves"
 _FRACTIONS = (0.2, 0.25, 0.55)  # of the movies with no flow, of noisy frames, of a first model's
+_WRONG = -3.5, -1.5  # powers of ten: the least and the largest share of wrong pixels in a clip
 _ROUNDING = 1 / 12  # variance [counts²] that rounding to whole counts adds
 
 
@@ -289,7 +290,8 @@ def draw_sample(
 ) -> Sample:
     """Crop a random scene; turned, mirrored, reversed in time and given new noise at random.
 
-    Half of the samples keep the noise that the flow was estimated from, as in a fit.
+    Half of the samples keep the noise that the flow was estimated from, as in a fit. Half of them
+    hold wrong pixels.
     """
 
     def integer(below: int) -> int:
@@ -308,6 +310,8 @@ def draw_sample(
         noisy = (camera.offset + camera.gain * electrons).round().clamp(0, 65535)
     else:
         noisy = scene.noisy[t : t + frames][box]
+    if integer(2):
+        noisy = with_wrong_pixels(noisy, generator)
     quarter, mirror = integer(4), bool(integer(2))
     pairs = slice(t, t + frames - 1)
     to_previous, to_next = (
@@ -322,3 +326,20 @@ def draw_sample(
         scene=scene,
     )
     return reversed_in_time(sample) if integer(2) else sample
+
+
+def with_wrong_pixels(noisy: Tensor, generator: torch.Generator) -> Tensor:
+    """A clip (T, 1, H, W) of which some single pixels say nothing of what was there.
+
+    Half of them show a pixel close by, a quarter are too bright, as a cosmic ray leaves them, and a
+    quarter are dark. The truth stays what it was: the network learns not to believe them.
+    """
+    least, most = (10**power for power in _WRONG)
+    share = least * (most / least) ** float(torch.rand((), generator=generator))
+    y, x = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    close_by = noisy.roll((y, x or 1), (-2, -1))
+    low, high = noisy.min(), noisy.max()
+    bright = noisy + (high - low) * torch.rand(noisy.shape, generator=generator)
+    which = torch.rand(noisy.shape, generator=generator)
+    wrong = torch.where(which < 0.5, close_by, torch.where(which < 0.75, bright, low))
+    return torch.where(torch.rand(noisy.shape, generator=generator) < share, wrong, noisy)

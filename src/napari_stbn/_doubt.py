@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .noise import NoiseModel
 from .prior import Units
 
 __all__ = ["doubt"]
 
-# Standard deviations from which a pixel is doubted, and from which nothing is left of it. Noise of
-# some photons is skewed: it reaches them more often than Gaussian noise does, but where there are
-# so few photons the posterior hardly looks at the pixel.
-_FROM, _TO = 4.5, 6.5
+# Standard deviations from which a pixel is doubted, and from which nothing is left of it.
+_FROM, _TO = 3.5, 4.5
 _SHARED = 0.4  # of a pixel's deviation, in a neighbour: then it is not alone
 
 
@@ -42,12 +41,9 @@ def doubt(noisy: Tensor, mean: Tensor, std: Tensor, units: Sequence[Units]) -> T
         0 where the pixel agrees with prediction and noise, or does not stand alone; 1 where it
         counts for nothing.
     """
-    variances = []
-    for channel, unit in enumerate(units):
-        if unit.noise is None:
-            raise ValueError("a pixel is doubted by its noise model, got None")
-        variances.append(unit.noise.variance(mean[channel]))
-    z = (noisy - mean) / (std.square() + torch.stack(variances)).sqrt()
+    z = torch.stack(
+        [_deviation(noisy[c], mean[c], std[c], unit.noise) for c, unit in enumerate(units)]
+    )
     padded = F.pad(z, (1, 1, 1, 1))
     height, width = z.shape[-2:]
     around = torch.stack(
@@ -62,3 +58,19 @@ def doubt(noisy: Tensor, mean: Tensor, std: Tensor, units: Sequence[Units]) -> T
     alone = same < _SHARED * z.abs()
     share = ((z.abs() - _FROM) / (_TO - _FROM)).clamp(0, 1)
     return torch.where(alone, share, 0.0)
+
+
+def _deviation(noisy: Tensor, mean: Tensor, std: Tensor, noise: NoiseModel | None) -> Tensor:
+    """Deviation (Y, X) from the prediction, in standard deviations of prior and noise together.
+
+    The smaller one of two: as measured, and after the transform that stabilises the noise. A single
+    photon in the dark is many standard deviations of dark noise as it was measured, and has every
+    right to be there: after the transform it is one or two.
+    """
+    if noise is None:
+        raise ValueError("a pixel is doubted by its noise model, got None")
+    variance = noise.variance(mean)
+    total = (1 + std.square() / variance).sqrt()
+    measured = (noisy - mean) / variance.sqrt() / total
+    stable = (noise.stabilize(noisy) - noise.stabilize(mean)) / total
+    return torch.where(stable.abs() < measured.abs(), stable, measured)

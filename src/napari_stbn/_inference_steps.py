@@ -46,6 +46,8 @@ class DenoisedWindow:
         Prior mean: the prediction that never saw the pixel.
     fraction
         Part of the work that is done, 0 to 1.
+    wrong : Tensor, shape (T', C, Y, X), bool, or None
+        Pixels that were measured and are wrong beyond doubt; None without a noise model.
     """
 
     start: int
@@ -53,6 +55,7 @@ class DenoisedWindow:
     std: Tensor | None
     prior: Tensor
     fraction: float
+    wrong: Tensor | None = None
 
 
 class Runner:
@@ -124,7 +127,8 @@ class Runner:
         )
         if not fuses:
             return DenoisedWindow(start, blind, None, blind, 0.0)
-        return DenoisedWindow(start, mean, torch.empty_like(mean), blind, 0.0)
+        wrong = torch.zeros_like(mean, dtype=torch.bool)
+        return DenoisedWindow(start, mean, torch.empty_like(mean), blind, 0.0, wrong)
 
     @torch.no_grad()
     def finish(self, t: int, prior: Tensor, window: DenoisedWindow) -> None:
@@ -140,8 +144,11 @@ class Runner:
         mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
         width = prior_std(prior, units)[0, 0]
         blind_std = width.cpu()
-        trust = 1 - doubt(noisy[0, 0], expected, width, units).cpu()
-        trust = torch.where(movie.valid[t : t + 1][0].cpu(), trust, 0.0)
+        doubted = doubt(noisy[0, 0], expected, width, units).cpu()
+        valid = movie.valid[t : t + 1][0].cpu()
+        if window.wrong is not None:
+            window.wrong[place] = valid & (doubted == 1)
+        trust = torch.where(valid, 1 - doubted, 0.0)
         window.mean[place] = torch.where(trust > 0, torch.lerp(blind, mean, trust), blind)
         window.std[place] = torch.where(trust > 0, torch.lerp(blind_std, std, trust), blind_std)
 

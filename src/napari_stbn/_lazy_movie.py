@@ -15,6 +15,7 @@ from ._defects import DefectScan
 from ._flow_scratch import FlowScratch
 from ._lazy import MovieView, chunk_lengths
 from ._motion_image import motion_image
+from ._wrong_pixels import WrongPixels
 from .correlation import NoiseCorrelation
 from .preparation import fill_defects, said_of
 from .prior import Units
@@ -80,6 +81,7 @@ class LazyMovie:
     inputs, intensities, valid, flow_to_previous, flow_to_next
         As in `PreparedMovie`, one frame (pair) for a number and a tensor for a slice. Flow is zero
         until `follow` gives it.
+    filters : list of C NoiseCorrelation or None
     notes : list of str
         Sentences about defects, after `scan`.
     """
@@ -91,7 +93,7 @@ class LazyMovie:
         cache: int,
         filters: Sequence[NoiseCorrelation | None] | None = None,
     ) -> None:
-        self._filters = list(filters or [None] * len(views))
+        self.filters = list(filters or [None] * len(views))
         self._views, self.units = list(views), tuple(units)
         self.shape = views[0].shape
         self.notes: list[str] = []
@@ -104,6 +106,7 @@ class LazyMovie:
         self._most = max(2, cache // (each * self._length))
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._flow: FlowScratch | None = None
+        self._wrong: WrongPixels | None = None
         self.inputs = Along(frames, self._inputs)
         self.intensities = Along(frames, lambda t: self._frame(t)[0])
         self.valid = Along(frames, lambda t: self._frame(t)[1])
@@ -155,6 +158,11 @@ class LazyMovie:
         """Take the flow, of every pair."""
         self._flow = flow
 
+    def take_out(self, wrong: WrongPixels) -> None:
+        """Take wrong pixels out of every frame that is read from now on."""
+        self._wrong = wrong
+        self._blocks.clear()
+
     def total(self, t: int) -> NDArray[np.float32]:
         """One image of the channels of a frame, (Y, X), which motion is seen in."""
         image: NDArray[np.float32] = motion_image(self._frame(t)[0], self.units).numpy()
@@ -192,7 +200,7 @@ class LazyMovie:
     def _read(self, start: int) -> _Block:
         """Frames from `start` on, defects filled."""
         channels, valid = [], None
-        for view, defects, white in zip(self._views, self._defects, self._filters, strict=True):
+        for view, defects, white in zip(self._views, self._defects, self.filters, strict=True):
             movie = view[start : start + self._length]
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
             here = MovieDefects(missing, defects.dead, (), 0.0, None)
@@ -201,5 +209,9 @@ class LazyMovie:
             valid = measured if valid is None else valid & measured
         if valid is None:
             raise ValueError("a movie has at least one channel")
-        intensities = np.stack(channels, 1) if len(channels) > 1 else channels[0][:, None]
-        return _Block(torch.from_numpy(intensities), torch.from_numpy(valid)[:, None])
+        stacked = np.stack(channels, 1) if len(channels) > 1 else channels[0][:, None]
+        intensities, counts = torch.from_numpy(stacked), torch.from_numpy(valid)[:, None]
+        if self._wrong is not None:
+            for t, frame in enumerate(zip(intensities, counts, strict=True), start):
+                self._wrong.take_out(t, *frame)
+        return _Block(intensities, counts)

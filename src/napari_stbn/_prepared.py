@@ -36,6 +36,8 @@ class PreparedMovie:
         no loss, and the posterior there is the prior.
     flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, Y, X), float32 [px], ordered (dx, dy)
     units : tuple of Units, length C
+    wrong : int
+        Pixels that were taken out (`napari_stbn._wrong_pixels`).
     """
 
     intensities: Tensor
@@ -44,6 +46,7 @@ class PreparedMovie:
     flow_to_previous: Tensor
     flow_to_next: Tensor
     units: tuple[Units, ...]
+    wrong: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ._generators import relay
 from ._motion_image import motion_image
+from ._wrong_pixels import WrongPixels
 from .devices import free_memory
 from .flow import Flow, FlowMethod, HeldOut, PairMethod, choose_flow, whole_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
 from .network import STBN
 from .precision import Precision
-from .preparation import PreparedMovie, PreparedStack
+from .preparation import PreparedMovie, PreparedStack, prepare_movie, read_filled
 
 __all__ = [
     "DENSE_METHODS",
@@ -45,7 +46,7 @@ def dense_method(method: FlowMethod) -> PairMethod:
 def refine_flow(
     model: STBN, prepared: PreparedStack, method: FlowMethod, precision: Precision = "float32"
 ) -> Generator[float, None, None]:
-    """Estimate the flow of every movie on its blind prediction, in place.
+    """Estimate the flow of every movie on its blind prediction, in place; take out wrong pixels.
 
     Parameters
     ----------
@@ -70,25 +71,52 @@ def refine_flow(
     """
     for number, (key, movie) in enumerate(prepared.movies.items()):
         share = partial(_share, number, len(prepared.movies))
+        if movie.wrong:  # found by an earlier model; this one judges anew
+            movie = _as_recorded(prepared, key, movie)
+        filters = [prepared.correlation.get(key[0] + c) for c in range(len(movie.units))]
+        wrong = WrongPixels(filters)
         none = torch.zeros(1).expand(movie.flow_to_previous.shape)  # takes no memory
         still = replace(movie, flow_to_previous=none, flow_to_next=none)
         if method == "auto":
             held, still = hide_pixels(still)
             frames = yield from relay(
-                predict_frames(model, still, precision), partial(share, 0.0, 0.8)
+                predict_frames(model, still, precision, wrong), partial(share, 0.0, 0.8)
             )
             flow, choice = yield from relay(choose_flow(held, frames), partial(share, 0.8, 0.2))
             prepared.choices[key] = choice
         else:
             frames = yield from relay(
-                predict_frames(model, still, precision), partial(share, 0.0, 0.9)
+                predict_frames(model, still, precision, wrong), partial(share, 0.0, 0.9)
             )
             flow = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
         prepared.movies[key] = replace(
             movie,
             flow_to_previous=torch.from_numpy(flow.to_previous),
             flow_to_next=torch.from_numpy(flow.to_next),
+            wrong=wrong.count,
         )
+        _take_out(prepared.movies[key], wrong)
+
+
+def _take_out(movie: PreparedMovie, wrong: WrongPixels) -> None:
+    """Take the wrong pixels out of a movie, in place."""
+    for t, (noisy, valid) in enumerate(zip(movie.intensities, movie.valid, strict=True)):
+        if wrong.take_out(t, noisy, valid):
+            for c, unit in enumerate(movie.units):
+                movie.inputs[t, c] = unit.to_network(noisy[c])
+
+
+def _as_recorded(
+    prepared: PreparedStack, key: tuple[int, ...], movie: PreparedMovie
+) -> PreparedMovie:
+    """A movie as it was before wrong pixels were taken out, with the flow that it has."""
+    if len(key) != 2:
+        raise ValueError(f"parts of a movie are prepared once, got {key}")
+    members = [(key[0] + c, key[1]) for c in range(len(movie.units))]
+    filled, valid = read_filled(replace(prepared, notes=[]), members)
+    noise, scalings = [u.noise for u in movie.units], [u.scaling for u in movie.units]
+    flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
+    return prepare_movie(filled, valid, noise, scalings, flow)
 
 
 def reestimate_flow(
@@ -179,14 +207,19 @@ def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
 
 
 def predict_frames(
-    model: STBN, movie: PreparedMovie, precision: Precision
+    model: STBN, movie: PreparedMovie, precision: Precision, wrong: WrongPixels | None = None
 ) -> Generator[float, None, NDArray[np.float32]]:
-    """Blind prediction, one image of its channels, (T, Y, X); yields the part that is done."""
+    """Blind prediction, one image of its channels, (T, Y, X); yields the part that is done.
+
+    Wrong pixels are looked for on the way.
+    """
     device = next(model.parameters()).device
     plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision)
     frames = []
     for piece in denoise_frames(model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]):
         if isinstance(piece, DenoisedWindow):
+            if wrong is not None:
+                wrong.add(piece, movie.intensities[piece.start : piece.start + len(piece.mean)])
             frames.append(motion_image(piece.prior, movie.units).numpy())  # (T', Y, X)
         else:
             yield piece

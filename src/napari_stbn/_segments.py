@@ -117,4 +117,5 @@ def _inside(window: DenoisedWindow, first: int, start: int, stop: int) -> Denois
         return None
     kept = slice(low - begin, high - begin)
     std = None if window.std is None else window.std[kept]
-    return DenoisedWindow(low, window.mean[kept], std, window.prior[kept], window.fraction)
+    wrong = None if window.wrong is None else window.wrong[kept]
+    return DenoisedWindow(low, window.mean[kept], std, window.prior[kept], window.fraction, wrong)

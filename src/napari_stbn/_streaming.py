@@ -18,6 +18,7 @@ from ._lazy_movie import LazyMovie
 from ._motion_image import motion_image
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
+from ._wrong_pixels import WrongPixels, wrong_pixels_note
 from .devices import free_memory
 from .flow import FlowMethod, FlowStream, PairMethod, choose_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
@@ -210,6 +211,7 @@ def _find_flow(
     """Flow of every pair of neighbours: between the frames, or between their predictions."""
     frames = movie.shape[0]
     pairs = FlowStream(method)
+    wrong = WrongPixels(movie.filters)
     if not stream.refined:
         for t in range(frames):
             for found in pairs.add(movie.total(t)):
@@ -218,6 +220,8 @@ def _find_flow(
     else:
         for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
             if isinstance(piece, DenoisedWindow):
+                span = slice(piece.start, piece.start + len(piece.mean))
+                wrong.add(piece, movie.intensities[span])
                 for frame in motion_image(piece.prior, movie.units).numpy():
                     for found in pairs.add(frame):
                         flow.append(*found)
@@ -226,6 +230,10 @@ def _find_flow(
                 yield piece
     for found in pairs.finish():
         flow.append(*found)
+    if wrong.count:
+        movie.take_out(wrong)
+        if note := wrong_pixels_note(wrong.count, math.prod(movie.shape) * len(movie.units)):
+            movie.notes.append(note)
 
 
 def _windows(

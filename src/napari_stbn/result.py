@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._wrong_pixels import wrong_pixels_note
 from .correlation import NoiseCorrelation
 from .noise import GaussianNoise, PoissonGaussianNoise
 from .preparation import PreparedStack
@@ -149,5 +150,13 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
         "flow_choice": {
             ",".join(map(str, key)): choice.to_dict() for key, choice in prepared.choices.items()
         },
-        "notes": list(dict.fromkeys(prepared.notes)),
+        "notes": list(dict.fromkeys([*prepared.notes, *_wrong_pixels(prepared)])),
     }
+
+
+def _wrong_pixels(prepared: PreparedStack) -> list[str]:
+    """Sentence about pixels that were taken out, if they are worth one."""
+    count = sum(movie.wrong for movie in prepared.movies.values())
+    pixels = sum(movie.intensities.numel() for movie in prepared.movies.values())
+    note = wrong_pixels_note(count, pixels)
+    return [note] if note else []
