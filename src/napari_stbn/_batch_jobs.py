@@ -185,7 +185,7 @@ def _load(job: MovieJob) -> Denoiser:
         raise ValueError("a block is denoised with a saved model, got none")
     settings = RunSettings.from_json(job.settings)
     denoiser = Denoiser.load(job.model, device=settings.device)
-    denoiser.memory_limit = settings.memory_limit
+    denoiser.memory_limit, denoiser.turns = settings.memory_limit, settings.turns
     return denoiser
 
 

@@ -55,7 +55,7 @@ def denoise(options: argparse.Namespace) -> None:
         denoiser = Denoiser.load(options.model, device=options.device)
     else:
         denoiser = settings.denoiser()
-    denoiser.memory_limit = settings.memory_limit
+    denoiser.memory_limit, denoiser.turns = settings.memory_limit, settings.turns
     stack.check()
     if denoiser.streams(stack):
         print("larger than the memory it may take: read and written piece by piece")
@@ -71,7 +71,7 @@ def denoise(options: argparse.Namespace) -> None:
     unfinished = _unfinished(options, stack, settings)
     if unfinished is not None and (found := unfinished.model(options.device)) is not None:
         print("the fit was done; denoising with its model")
-        found.memory_limit = settings.memory_limit
+        found.memory_limit, found.turns = settings.memory_limit, settings.turns
         denoiser = found
     elif options.model is None:
         file = None if unfinished is None else unfinished.path

@@ -60,7 +60,10 @@ class DenoiserState:
         start: str | PathLike[str] = "pretrained",
         correlation: CorrelationChoice = "auto",
         memory_limit: float | None = None,
+        turns: int | None = None,
     ) -> None:
+        if turns is not None and turns not in range(1, 5):
+            raise ValueError(f"turns must be 1 to 4 quarter turns, got {turns!r}")
         if memory_limit is not None and not memory_limit > 0:
             raise ValueError(f"memory_limit must be more than 0 GB, got {memory_limit}")
         if preset != "auto" and preset not in PRESETS:
@@ -83,7 +86,7 @@ class DenoiserState:
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
         self.precision, self.start, self.memory_limit = precision, start, memory_limit
-        self.correlation = correlation
+        self.correlation, self.turns = correlation, turns
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
@@ -98,6 +101,7 @@ class DenoiserState:
         self._refines = False
         self._refine = "never"  # what became of `TrainingConfig.refine`
         self._flow_rounds = 0
+        self._turns = 1  # what became of `turns`
         self._student: PWCNet | None = None
         self._flow_is_of_start = False
 
@@ -163,6 +167,7 @@ class DenoiserState:
             refined_flow=self._refines,
             flow_rounds=self._flow_rounds,
             student=self._student,
+            turns=self._turns,
             seed=self.seed,
             steps=len(self.history),
             noise=self.channel_noise,
@@ -215,6 +220,7 @@ class DenoiserState:
         denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
         denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
         denoiser._student = saved.student
+        denoiser._turns = saved.turns
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
@@ -277,6 +283,7 @@ class DenoiserState:
             "refined_flow": self._refines,
             "refine": self._refine,
             "flow_rounds": self._flow_rounds,
+            "turns": self.turns or self._turns,
             "flow_student": self._student is not None,
             "steps": last.step if last else 0,
             "precision": self._fitted_in,

@@ -79,7 +79,13 @@ class FittedDenoiser(DenoiserState):
         else:
             described = yield from self._prepare(stack, joint, started, model)
             yield from relay(
-                denoise_prepared(model, described, output, self._layer_precision(model.config)),
+                denoise_prepared(
+                    model,
+                    described,
+                    output,
+                    self._layer_precision(model.config),
+                    self.turns or self._turns,
+                ),
                 lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
             )
             to_previous, to_next = gather_flow(described)
@@ -245,6 +251,7 @@ class FittedDenoiser(DenoiserState):
             precision=self._layer_precision(model.config),
             memory=memory,
             scratch=scratch,
+            turns=self.turns or self._turns,
         )
         said = yield from relay(
             denoise_stream(stream, output),

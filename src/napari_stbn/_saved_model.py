@@ -49,6 +49,8 @@ class SavedModel:
         Times that the flow is estimated again on the prediction along the last one.
     student : PWCNet or None
         That makes the flow of noisy frames better.
+    turns : int
+        Quarter turns of the movie that a result is averaged over.
     """
 
     model: STBN
@@ -63,6 +65,7 @@ class SavedModel:
     correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
     flow_rounds: int = 0
     student: PWCNet | None = None
+    turns: int = 1
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -74,6 +77,7 @@ class SavedModel:
             "refined_flow": self.refined_flow,
             "flow_rounds": self.flow_rounds,
             "student": None if self.student is None else asdict(self.student.config),
+            "turns": self.turns,
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
@@ -136,6 +140,7 @@ class SavedModel:
                 correlation=correlation,
                 flow_rounds=_rounds(header.get("flow_rounds", 0)),
                 student=student,
+                turns=_turns(header.get("turns", 1)),
             )
         except (
             KeyError,
@@ -166,6 +171,13 @@ def _rounds(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_ROUNDS:
         return value
     raise ValueError(f"flow_rounds must be from 0 to {_MOST_ROUNDS}, got {str(value)[:40]}")
+
+
+def _turns(value: Any) -> int:
+    """Quarter turns of a movie, as a file has them; files before this entry have one."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4:
+        return value
+    raise ValueError(f"turns must be from 1 to 4, got {str(value)[:40]}")
 
 
 def _clip_frames(value: Any) -> int | None:

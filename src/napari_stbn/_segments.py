@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ._lazy_movie import LazyMovie
+from ._turned_inference import denoise_turned
 from .inference import DenoisedWindow, InferencePlan, Shift, denoise_frames, plan_inference
 from .network import STBN
 from .network.stbn import head_radius
@@ -91,16 +92,20 @@ def denoise_segments(
     *,
     precision: Precision,
     origins: Sequence[Shift],
+    turns: int = 1,
 ) -> Generator[DenoisedWindow | float, None, None]:
-    """`napari_stbn.inference.denoise_frames`, segment by segment."""
+    """`napari_stbn.inference.denoise_frames`, or `denoise_turned`, segment by segment."""
     frames = movie.shape[0]
     for start, stop in segments.spans(frames):
         first, last = max(0, start - OVERLAP), min(frames, stop + OVERLAP)
         part = movie if segments.count == 1 else movie.part(first, last)
         like = cast("PreparedMovie", part)  # is read like one
-        for piece in denoise_frames(
-            model, like, segments.plan, precision=precision, origins=origins
-        ):
+        pieces = (
+            denoise_frames(model, like, segments.plan, precision=precision, origins=origins)
+            if turns == 1
+            else denoise_turned(model, like, segments.plan, turns, precision=precision)
+        )
+        for piece in pieces:
             if not isinstance(piece, DenoisedWindow):
                 yield (start + piece * (stop - start)) / frames
             elif segments.count == 1:

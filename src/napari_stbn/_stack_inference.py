@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ._turned_inference import denoise_turned
 from .devices import free_memory
-from .inference import DenoisedWindow, denoise_frames, plan_inference
+from .inference import DenoisedWindow, plan_inference
 from .network import STBN
 from .precision import Precision
 from .preparation import Index, PreparedMovie, PreparedStack
@@ -74,7 +75,11 @@ class ArrayOutput:
 
 
 def denoise_prepared(
-    model: STBN, prepared: PreparedStack, output: Output, precision: Precision = "float32"
+    model: STBN,
+    prepared: PreparedStack,
+    output: Output,
+    precision: Precision = "float32",
+    turns: int = 1,
 ) -> Generator[float, None, None]:
     """Denoise the movies of a stack one after the other.
 
@@ -86,6 +91,8 @@ def denoise_prepared(
     output : Output
     precision : {"float32", "bfloat16"}, default "float32"
         Of the network's inner layers; states, likelihood and posterior are float32.
+    turns : int, default 1
+        Quarter turns of a movie that its result is averaged over.
 
     Yields
     ------
@@ -101,7 +108,7 @@ def denoise_prepared(
     for number, ((channel, plane), movie) in enumerate(prepared.movies.items()):
         budget = int(_MEMORY_SHARE * free_memory(device))
         plan = plan_inference(model, movie.shape, budget, precision)
-        for piece in denoise_frames(model, movie, plan, precision=precision):
+        for piece in denoise_turned(model, movie, plan, turns, precision=precision):
             if isinstance(piece, DenoisedWindow):
                 hand_out(prepared, (channel, plane), movie, piece, output)
             else:

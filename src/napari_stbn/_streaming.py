@@ -111,6 +111,8 @@ class Stream:
         That may be taken on the side of the processor.
     scratch : Path
         Folder for the flow.
+    turns : int
+        Quarter turns of the movie that its result is averaged over.
     """
 
     model: STBN
@@ -121,6 +123,7 @@ class Stream:
     precision: Precision
     memory: int
     scratch: Path
+    turns: int = 1
 
 
 def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
@@ -186,7 +189,7 @@ def _denoise_movie(
         if method != "none":
             yield from relay(_find_flow(stream, movie, flow, method), partial(share, 1))
             movie.follow(flow)
-        for piece in _windows(stream, movie, PATCH_ORIGINS):
+        for piece in _windows(stream, movie, PATCH_ORIGINS, stream.turns):
             if isinstance(piece, DenoisedWindow):
                 hand_out(stream.known, key, movie, piece, output)
             else:
@@ -237,11 +240,11 @@ def _find_flow(
 
 
 def _windows(
-    stream: Stream, movie: LazyMovie, origins: Sequence[Shift]
+    stream: Stream, movie: LazyMovie, origins: Sequence[Shift], turns: int = 1
 ) -> Generator[DenoisedWindow | float, None, None]:
     """Denoise a movie with what memory there is."""
     budget = _work_bytes(stream.model, stream.memory)
     segments = plan_segments(stream.model, movie.shape, budget, stream.precision)
     return denoise_segments(
-        stream.model, movie, segments, precision=stream.precision, origins=origins
+        stream.model, movie, segments, precision=stream.precision, origins=origins, turns=turns
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -25,7 +26,7 @@ from ._streaming import check_plan, exceeds, memory_budget
 from .estimates import check_training_memory, inference_seconds
 from .network import STBN
 from .preparation import PreparedMovie
-from .presets import PRESETS, PresetName
+from .presets import PRESETS, PresetName, choose_turns
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
 from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
@@ -74,11 +75,15 @@ class Denoiser(FittedDenoiser):
     memory_limit : float, optional [GB]
         What a run may take of the main memory; a stack that would take more is read piece by piece.
         Six tenths of what is free when None.
+    turns : int, optional
+        Quarter turns of the movie, 1 to 4, that a result is averaged over; four take about three
+        times as long as one. When None, four where that is a small part of the time of the fit
+        (`napari_stbn.presets.choose_turns`), else one.
 
     Raises
     ------
     ValueError
-        If a name is unknown or the limit is not positive.
+        If a name is unknown, the limit is not positive or the turns are not 1 to 4.
 
     Examples
     --------
@@ -185,6 +190,9 @@ class Denoiser(FittedDenoiser):
         self.channel_correlation = {}
         form = plan.refine if plan.refine in FORMS and self.flow in DENSE_METHODS else None
         self._student, self._flow_rounds = None, 0  # those of an earlier fit
+        self._turns = self.turns or choose_turns(
+            self.preset, math.prod(stack.shape), plan.time_budget
+        )
         if begun is None:
             self._refines = first.warm and self._will_refine(plan, first.model, outline)
         else:  # what was decided by the clock then

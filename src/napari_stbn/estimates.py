@@ -14,7 +14,7 @@ from .inference import PATCH_ORIGINS, plan_inference
 from .network import STBN, STBNConfig
 from .network.frozen import FrozenSTBN
 from .precision import DTYPES, Precision, choose_precision, paired_is_right
-from .presets import PRESETS, PresetName, choose_preset
+from .presets import PRESETS, PresetName, choose_preset, choose_turns
 from .stack import Stack
 from .training import TrainingConfig
 
@@ -101,7 +101,9 @@ def estimate_run(
     """
     stack.check()
     where = resolve_device(device)
-    chosen = PRESETS[choose_preset(where) if preset == "auto" else preset]
+    if preset == "auto":
+        preset = choose_preset(where)
+    chosen = PRESETS[preset]
     free = free_memory(where)
     network, training = chosen.network, chosen.training
     precision = choose_precision(network, where)
@@ -111,6 +113,7 @@ def estimate_run(
         plan = plan_inference(model, shape, free // 2, precision)
     except MemoryError:  # said by `bytes` and `free`
         plan = plan_inference(model, shape, 2**60, precision)
+    turns = choose_turns(preset, math.prod(stack.shape), None)
     outputs = 12 * math.prod(stack.shape)  # mean, std and prior
     peak = prepared_bytes(stack) + max(
         step_bytes(network, training, stack, where, precision), plan.bytes + outputs
@@ -120,7 +123,10 @@ def estimate_run(
         bytes=peak,
         free=free,
         fit_seconds=math.inf if training.time_budget is None else training.time_budget,
-        denoise_seconds=inference_seconds(model, stack, precision=precision),
+        denoise_seconds=turns
+        * inference_seconds(
+            model, stack, origins=len(PATCH_ORIGINS) if turns == 1 else 1, precision=precision
+        ),
         tile=plan.tile,
         window=plan.window,
         batch=training.batch,

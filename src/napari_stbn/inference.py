@@ -23,8 +23,9 @@ Results differ from the untiled ones by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -121,25 +122,49 @@ def _clip_by_clip(
     runner: Runner, clip_frames: int
 ) -> Generator[DenoisedWindow | float, None, None]:
     """Denoise every block of frames from the clip around it; clips at the ends are moved in."""
-    frames, block = runner.frames, block_frames(clip_frames)
+    frames = runner.frames
+    for first, start, stop in clip_blocks(frames, clip_frames):
+        window = yield from relay(
+            denoise_block(runner, first, start, stop, first + clip_frames),
+            partial(_share, start / frames, (stop - start) / frames),
+        )
+        yield replace(window, fraction=stop / frames)
+
+
+def clip_blocks(frames: int, clip_frames: int) -> Iterator[tuple[int, int, int]]:
+    """Blocks of a movie: first frame of the clip around a block, the block's first, past its last.
+
+    Clips at the ends are moved in.
+    """
+    block = block_frames(clip_frames)
     for start in range(0, frames, block):
         stop = min(start + block, frames)
         first = min(max(0, start - (clip_frames - block) // 2), frames - clip_frames)
-        steps = (first + clip_frames - start) + (stop - first) + (stop - start)
-        done = iter((start + (stop - start) * k / steps) / frames for k in range(steps))
-        future: dict[int, Tensor] = {}
-        state = past = None
-        for t in range(first + clip_frames - 1, start - 1, -1):
-            state = yield from _telling(runner.step("from_future", t, state), next(done))
-            if t < stop:
-                future[t] = state
-        window = runner.window(start, stop)
-        for t in range(first, stop):
-            past = yield from _telling(runner.step("from_past", t, past), next(done))
-            if t >= start:
-                prior = yield from _telling(runner.predict(past, future.pop(t)), next(done))
-                runner.finish(t, prior, window)
-        yield replace(window, fraction=stop / frames)
+        yield first, start, stop
+
+
+def denoise_block(
+    runner: Runner, first: int, start: int, stop: int, last: int
+) -> Generator[float, None, DenoisedWindow]:
+    """Denoise frames from `start` to `stop` - 1 from the clip from `first` to `last` - 1.
+
+    Yields the part that is done, 0 to 1, after every tile.
+    """
+    steps = (last - start) + (stop - first) + (stop - start)
+    done = iter(k / steps for k in range(steps))
+    future: dict[int, Tensor] = {}
+    state = past = None
+    for t in range(last - 1, start - 1, -1):
+        state = yield from _telling(runner.step("from_future", t, state), next(done))
+        if t < stop:
+            future[t] = state
+    window = runner.window(start, stop)
+    for t in range(first, stop):
+        past = yield from _telling(runner.step("from_past", t, past), next(done))
+        if t >= start:
+            prior = yield from _telling(runner.predict(past, future.pop(t)), next(done))
+            runner.finish(t, prior, window)
+    return window
 
 
 def denoise_frame(
@@ -187,6 +212,11 @@ def denoise_frame(
     window = runner.window(t, t + 1)
     runner.finish(t, prior, window)
     return replace(window, fraction=1.0)
+
+
+def _share(before: float, part: float, done: float) -> float:
+    """Part of the whole work when a part of one piece's is done."""
+    return before + part * done
 
 
 def _telling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,11 @@ import torch
 from .network import STBNConfig
 from .training import TrainingConfig
 
-__all__ = ["PRESETS", "Preset", "PresetName", "choose_preset"]
+__all__ = ["PRESETS", "Preset", "PresetName", "choose_preset", "choose_turns"]
+
+# Pixels for each second of the fit up to which results are averaged over turns. One core denoises
+# about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
+_TURNED_PIXELS = 20_000
 
 PresetName = Literal["preview", "balanced", "best", "paper"]
 
@@ -24,10 +29,14 @@ class Preset:
     network : STBNConfig
         With one channel; the stack's channels are put in.
     training : TrainingConfig
+    turns : int or None
+        Quarter turns of the movie that a result is averaged over; None where the size of the movie
+        decides (`choose_turns`).
     """
 
     network: STBNConfig
     training: TrainingConfig
+    turns: int | None = None
 
 
 # Many small clips beat few large ones: with as many pixels in all, a fit to clips of 32 px ended
@@ -37,12 +46,13 @@ PRESETS: dict[PresetName, Preset] = {
     "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
     # A wider network would begin fresh, for want of learnt weights. A fresh fit ends below
     # after 60 s what learnt weights give after 10 (docs/quality.md).
-    "best": Preset(STBNConfig(), TrainingConfig(time_budget=900, batch=4)),
+    "best": Preset(STBNConfig(), TrainingConfig(time_budget=900, batch=4), turns=4),
     "paper": Preset(
         STBNConfig.paper(1),
         TrainingConfig(
             max_steps=80_000, clip_size=96, batch=4, learning_rate=3e-4, beta=0.0, patience=0
         ),
+        turns=1,
     ),
 }
 
@@ -50,3 +60,26 @@ PRESETS: dict[PresetName, Preset] = {
 def choose_preset(device: torch.device) -> PresetName:
     """Preset that "auto" stands for on a device."""
     return "balanced" if device.type == "cpu" else "best"
+
+
+def choose_turns(preset: PresetName, pixels: int, seconds: float | None) -> int:
+    """Quarter turns to average over: all four where they take a small part of the time.
+
+    Parameters
+    ----------
+    preset : str
+    pixels : int
+        Of the stack.
+    seconds : float or None
+        Time budget of the fit; the preset's when None.
+
+    Returns
+    -------
+    int
+        Not from a clock, so that the same run gives the same result again.
+    """
+    chosen = PRESETS[preset]
+    if chosen.turns is not None:
+        return chosen.turns
+    budget = seconds or chosen.training.time_budget or math.inf
+    return 4 if pixels <= _TURNED_PIXELS * budget else 1

@@ -31,7 +31,7 @@ class RunSettings:
 
     Attributes
     ----------
-    preset, device, noise, correlation, flow, channels, start, seed, precision, memory_limit
+    preset, device, noise, correlation, flow, channels, start, seed, precision, memory_limit, turns
         As in `napari_stbn.Denoiser`.
     time_budget
         Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps` is
@@ -106,6 +106,16 @@ class RunSettings:
             "tooltip": "a larger run goes piece by piece; six tenths of what is free when left out",
         },
     ] = None
+    turns: Annotated[
+        int | None,
+        {
+            "label": "Turns",
+            "min": 1,
+            "max": 4,
+            "tooltip": "quarter turns that a result is averaged over; four for a small movie, else "
+            "one, when left out",
+        },
+    ] = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,6 +139,7 @@ class RunSettings:
             precision=self.precision,
             start=self.start,
             memory_limit=self.memory_limit,
+            turns=self.turns,
         )
 
     def training_config(self, preset: PresetName | None = None) -> TrainingConfig:
@@ -182,7 +193,10 @@ class RunSettings:
                 "time_budget": None,
             }
             training = {**self.training, **repeat}
-            repeated = replace(self, training=training, max_steps=steps, time_budget=None)
+            turns = self.turns or int(report.get("turns", 1))
+            repeated = replace(
+                self, training=training, max_steps=steps, time_budget=None, turns=turns
+            )
             repeated.training_config()
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(

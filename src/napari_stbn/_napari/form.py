@@ -225,6 +225,7 @@ class Form(Container[Any]):
             seed=self.advanced["seed"].value,
             precision=self.advanced["precision"].value,
             memory_limit=self.advanced["memory_limit"].value or None,
+            turns=self.advanced["turns"].value or None,
             training=changed,
         )
 
@@ -255,6 +256,7 @@ class Form(Container[Any]):
             self.advanced["seed"].value = settings.seed
             self.advanced["precision"].value = settings.precision
             self.advanced["memory_limit"].value = settings.memory_limit or 0
+            self.advanced["turns"].value = settings.turns or 0
             config = settings.training_config()
             for name, row in self.training.items():
                 row.value = getattr(config, name)
