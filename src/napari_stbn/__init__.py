@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._napari.scripting import denoise_layer, start_denoising
+    from .camera import CameraMaps
     from .denoiser import Denoiser, DenoiseResult, denoise
     from .flow import estimate_flow
     from .io import read, write
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STBN",
+    "CameraMaps",
     "DenoiseResult",
     "Denoiser",
     "GaussianNoise",
@@ -58,6 +60,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _MODULE_OF = {
     "STBN": "network",
     "STBNConfig": "network",
+    "CameraMaps": "camera",
     "DenoiseResult": "denoiser",
     "Denoiser": "denoiser",
     "RunSettings": "settings",

@@ -19,6 +19,7 @@ from ._defects import DefectScan
 from ._lazy import MovieView, lazy_part
 from ._streaming import exceeds, memory_budget
 from ._unfinished import Unfinished, run_key
+from .camera import CameraMaps
 from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
 from .estimates import estimate_run
@@ -247,6 +248,10 @@ def _read(options: argparse.Namespace) -> Stack:
             raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
         index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
         stack = stack.like(lazy_part(stack.array, index))
+    if options.camera is not None:
+        maps = CameraMaps.read(options.camera)
+        print(f"camera: {int((~maps.usable).sum())} pixels with too much read noise are left out")
+        stack = maps.correct(stack)
     return stack
 
 

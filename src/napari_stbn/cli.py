@@ -241,6 +241,14 @@ def _add_input_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
     )
+    command.add_argument(
+        "--camera",
+        nargs="+",
+        type=Path,
+        metavar="MAP",
+        help="maps of the camera's pixels: offset [counts], and gain and variance [counts^2] where "
+        "there are any; or one movie in the dark",
+    )
 
 
 def _add_fit_options(command: argparse.ArgumentParser) -> None:
