@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_stbn import GaussianNoise, PoissonGaussianNoise
+from napari_stbn.noise import NoiseModel
 
 Movie = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def standardise(
     noisy: NDArray[Any],
     denoised: NDArray[Any],
     uncertainty: NDArray[Any],
-    noise: PoissonGaussianNoise | GaussianNoise,
+    noise: NoiseModel,
 ) -> tuple[Movie, Movie]:
     """Residual over the noise's standard deviation, and the deviation expected of it.
 
@@ -54,7 +54,7 @@ def measures(
     noisy: NDArray[Any],
     denoised: NDArray[Any],
     uncertainty: NDArray[Any],
-    noise: PoissonGaussianNoise | GaussianNoise,
+    noise: NoiseModel,
 ) -> dict[str, float]:
     """Every number about one movie; all arrays (T, Y, X) [counts]."""
     residual, expected = standardise(noisy, denoised, uncertainty, noise)

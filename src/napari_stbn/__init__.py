@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .flow import estimate_flow
     from .io import read, write
     from .network import STBN, STBNConfig
-    from .noise import GaussianNoise, PoissonGaussianNoise
+    from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
     from .samples import simulate
     from .settings import RunSettings
     from .stack import Stack
@@ -39,6 +39,7 @@ __all__ = [
     "DenoiseResult",
     "Denoiser",
     "GaussianNoise",
+    "MeasuredNoise",
     "PoissonGaussianNoise",
     "RunSettings",
     "STBNConfig",
@@ -67,6 +68,7 @@ _MODULE_OF = {
     "denoise": "denoiser",
     "denoise_layer": "_napari.scripting",
     "GaussianNoise": "noise",
+    "MeasuredNoise": "noise",
     "PoissonGaussianNoise": "noise",
     "Stack": "stack",
     "TrainingConfig": "training",

@@ -217,6 +217,7 @@ def info(options: argparse.Namespace) -> None:
             f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
             f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
             f"{' (uncertain)' if fit.uncertain else ''}"
+            f"{'; in use: variance level by level' if fit.law is not None else ''}"
         )
         for sentence in [*filter(None, [shared, fit.note]), *scan.defects().sentences()]:
             print(f"          {sentence}")

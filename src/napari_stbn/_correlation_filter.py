@@ -14,7 +14,7 @@ from scipy import fft
 
 from ._correlation_lines import Lines, line_offsets
 from ._correlation_spectrum import ORDERS, powers
-from .noise import GaussianNoise, PoissonGaussianNoise
+from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 
 __all__ = ["NoiseCorrelation", "correlation_at", "correlation_from_dict", "scaled_camera"]
 
@@ -22,7 +22,7 @@ _LARGEST_GAIN = 16.0  # of a detail over the mean: finer ones hold neither noise
 _INTERPOLATED = 4.0  # gain from which finest details are said to hold next to no noise
 _GRID = 64  # frequencies along each axis that a spectrum is averaged over
 
-Noise = PoissonGaussianNoise | GaussianNoise
+Noise = PoissonGaussianNoise | GaussianNoise | MeasuredNoise
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,8 @@ def _scaled(noise: Noise, ratio: float) -> Noise:
     """A noise model whose variance is so many times as large."""
     if isinstance(noise, GaussianNoise):
         return GaussianNoise(noise.sigma * math.sqrt(ratio))
+    if isinstance(noise, MeasuredNoise):
+        return MeasuredNoise(noise.levels, tuple(ratio * v for v in noise.variances))
     return scaled_camera(noise, ratio)
 
 

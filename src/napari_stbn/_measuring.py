@@ -92,7 +92,7 @@ def _measure_channel(
             fits.append(estimate_noise(movie))
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
-        noise = best.model if correlation is None else even_noise(best)
+        noise = best.best if correlation is None else even_noise(best)
         if best.note:
             prepared.notes.append(f"Noise of channel {channel}: {best.note}")
     else:

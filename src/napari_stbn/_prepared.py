@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .correlation import NoiseCorrelation
 from .flow import FlowChoice
-from .noise import GaussianNoise, PoissonGaussianNoise
+from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 from .prior import Units
 from .stack import IntensityScaling, Stack
 
@@ -17,7 +17,7 @@ __all__ = ["Index", "KnownNoise", "NoiseChoice", "Phase", "PreparedMovie", "Prep
 
 Index = tuple[int, int]  # channel, plane
 Phase = Literal["noise", "flow"]
-KnownNoise = PoissonGaussianNoise | GaussianNoise | None
+KnownNoise = PoissonGaussianNoise | GaussianNoise | MeasuredNoise | None
 NoiseChoice = Literal["estimate", "gaussian"] | KnownNoise
 
 

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 from scipy import ndimage
 
+from ._prepared import KnownNoise
 from ._report_measures import (
     Brightness,
     Motion,
@@ -26,7 +27,7 @@ from ._report_verdict import (
     judge_noise,
     judge_residual,
 )
-from .noise import GaussianNoise, NoiseFit, PoissonGaussianNoise
+from .noise import GaussianNoise, MeasuredNoise, NoiseFit, PoissonGaussianNoise
 from .result import DenoiseResult
 from .stack import Stack
 
@@ -173,7 +174,7 @@ def _range(arrays: list[Array], percent: tuple[float, float]) -> tuple[float, fl
     return float(low), float(high)
 
 
-def _noise(noise: PoissonGaussianNoise | GaussianNoise | None, fit: NoiseFit | None) -> list[str]:
+def _noise(noise: KnownNoise, fit: NoiseFit | None) -> list[str]:
     """Photon-transfer plot and the numbers of the model."""
     text = ["<h3>Noise</h3>"]
     if isinstance(noise, PoissonGaussianNoise):
@@ -186,6 +187,13 @@ def _noise(noise: PoissonGaussianNoise | GaussianNoise | None, fit: NoiseFit | N
     elif isinstance(noise, GaussianNoise):
         text.append(
             paragraph(f"Model in use: the same noise everywhere, {noise.sigma:.4g} counts rms.")
+        )
+    elif isinstance(noise, MeasuredNoise):
+        text.append(
+            paragraph(
+                "Model in use: the variance as it was measured, level by level; intensities seem "
+                "to have been transformed (a logarithm, a gamma)."
+            )
         )
     else:
         text.append(paragraph("No noise model was in use, so there is no uncertainty."))

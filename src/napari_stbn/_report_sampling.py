@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import GaussianNoise, PoissonGaussianNoise
+from .preparation import KnownNoise
 from .result import DenoiseResult
 from .stack import ArrayLike, Stack, inspect_movie
 
@@ -52,7 +52,7 @@ def measured(noisy: Array, dead: NDArray[np.bool_]) -> Array:
 
 def as_fitted(
     result: DenoiseResult, channel: int, noisy: Array, denoised: Array, uncertainty: Array | None
-) -> tuple[Array, Array, Array | None, PoissonGaussianNoise | GaussianNoise | None]:
+) -> tuple[Array, Array, Array | None, KnownNoise]:
     """Whole frames (T, Y, X) and their noise as the fit saw them: independent from pixel to pixel.
 
     NaN stay NaN. A single frame keeps the offsets of its lines, which only others can tell.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from napari_stbn._lazy import MovieView
+from napari_stbn._measured_noise import MeasuredNoise, monotone_law
 from napari_stbn._noise_camera import crude_camera, fit_camera
 from napari_stbn._noise_estimation import fit_line
 from napari_stbn._noise_law import ArrayT, Fusion, clip_below, floating, sqrt
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+__all__ = [
+    "GaussianNoise",
+    "MeasuredNoise",
+    "NoiseFit",
+    "NoiseModel",
+    "PoissonGaussianNoise",
+    "estimate_noise",
+    "noise_from_dict",
+]
+
+# By what share of the variance, mean over pixels, a camera's line has to miss a law for that to be
+# used. One that rises is nearly a line, and steep edges raise the measured variance of dark levels;
+# one that falls is no camera's.
+_MISFIT = {False: 0.35, True: 0.1}
 _SMALLEST_READ_NOISE = 0.01  # photoelectrons rms; keeps every variance positive
 
 
@@ -220,6 +235,8 @@ class NoiseFit:
         Whether the model should be shown to the user before it is trusted.
     note : str
         Sentences for the user; empty when nothing is worth saying.
+    law : MeasuredNoise or None
+        Where the variance does not follow a straight line: the monotone law that it does follow.
     """
 
     model: PoissonGaussianNoise
@@ -231,9 +248,17 @@ class NoiseFit:
     correlation: float = 1.0
     uncertain: bool = False
     note: str = field(default="")
+    law: MeasuredNoise | None = None
+
+    @property
+    def best(self) -> PoissonGaussianNoise | MeasuredNoise:
+        """What describes the movie best: the law where there is one, else the model."""
+        return self.model if self.law is None else self.law
 
 
-def noise_from_dict(description: Mapping[str, Any]) -> PoissonGaussianNoise | GaussianNoise:
+def noise_from_dict(
+    description: Mapping[str, Any],
+) -> PoissonGaussianNoise | GaussianNoise | MeasuredNoise:
     """Return the model that ``to_dict`` described.
 
     Raises
@@ -244,9 +269,11 @@ def noise_from_dict(description: Mapping[str, Any]) -> PoissonGaussianNoise | Ga
     kinds = {"poisson_gaussian": PoissonGaussianNoise, "gaussian": GaussianNoise}
     kind = description.get("kind")
     values = {key: value for key, value in description.items() if key != "kind"}
-    if kind not in kinds:
-        raise ValueError(f"noise kind must be one of {', '.join(kinds)}; got {kind!r}")
+    if kind not in (*kinds, "measured"):
+        raise ValueError(f"noise kind must be one of {', '.join(kinds)}, measured; got {kind!r}")
     try:
+        if kind == "measured":
+            return MeasuredNoise(**values)
         numbers = {key: float(value) for key, value in values.items()}  # true and false too
         return kinds[kind](**numbers)  # type: ignore[no-any-return]
     except (TypeError, OverflowError) as error:
@@ -300,8 +327,17 @@ def estimate_noise(
         camera = crude_camera(sampling, offset)
     else:
         camera = fit_camera(sampling, line, offset, read_noise)
+    model = PoissonGaussianNoise(camera.gain, camera.offset, camera.read_noise)
+    curve = camera.means, camera.variances, camera.weights, camera.counts
+    law, missed = monotone_law(*curve), _misfit(model, *curve)
+    given = offset is not None or read_noise is not None
+    note = list(camera.notes)
+    if law is None or given or not missed > max(_MISFIT[law.falls], 2 * _misfit(law, *curve)):
+        law = None
+    else:
+        note.append("The variance is taken from the movie level by level instead.")
     return NoiseFit(
-        PoissonGaussianNoise(camera.gain, camera.offset, camera.read_noise),
+        model,
         camera.means,
         camera.variances,
         camera.weights,
@@ -309,5 +345,21 @@ def estimate_noise(
         camera.gain_error,
         camera.correlation,
         uncertain=bool(camera.notes),
-        note=" ".join(camera.notes),
+        note=" ".join(note),
+        law=law,
     )
+
+
+def _misfit(
+    model: PoissonGaussianNoise | MeasuredNoise,
+    means: NDArray[np.float64],
+    variances: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    counts: NDArray[np.float64],
+) -> float:
+    """By what share measured variances miss a model, mean over pixels; 0 where there are none."""
+    used = (weights > 0) & (variances > 0)
+    if not counts[used].sum() > 0:
+        return 0.0
+    off = np.abs(np.log(variances[used] / model.variance(means[used])))
+    return float(np.average(off, weights=counts[used]))

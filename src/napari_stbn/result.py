@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ._wrong_pixels import wrong_pixels_note
 from .correlation import NoiseCorrelation
-from .noise import GaussianNoise, PoissonGaussianNoise
-from .preparation import PreparedStack
+from .preparation import KnownNoise, PreparedStack
 from .stack import Stack
 from .training import TrainingStep
 
@@ -78,7 +77,7 @@ class DenoiseResult:
     uncertainty: NDArray[np.float32] | None
     flow_to_previous: NDArray[np.float32]
     flow_to_next: NDArray[np.float32]
-    noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
+    noise: Mapping[int, KnownNoise]
     stack: Stack
     report: dict[str, Any] = field(default_factory=dict)
     correlation: Mapping[int, NoiseCorrelation | None] = field(default_factory=dict)
@@ -102,7 +101,7 @@ class StreamedResult:
 
     path: Path
     uncertainty: Path | None
-    noise: Mapping[int, PoissonGaussianNoise | GaussianNoise | None]
+    noise: Mapping[int, KnownNoise]
     report: dict[str, Any] = field(default_factory=dict)
 
 

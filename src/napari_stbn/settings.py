@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from .correlation import CorrelationChoice
 from .denoiser import Denoiser
 from .flow import FlowMethod
-from .noise import GaussianNoise, PoissonGaussianNoise, noise_from_dict
+from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise, noise_from_dict
 from .precision import Precision
 from .preparation import KnownNoise, NoiseChoice
 from .presets import PRESETS, PresetName
@@ -249,7 +249,7 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
     """Raise where a value from a file is not of the kind of its field."""
     kinds: tuple[type, ...] = (type(default),)
     if name == "noise":
-        kinds = (str, PoissonGaussianNoise, GaussianNoise, type(None))
+        kinds = (str, PoissonGaussianNoise, GaussianNoise, MeasuredNoise, type(None))
     elif name == "training":
         kinds = (Mapping,)
     elif default is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_stbn.noise import GaussianNoise, PoissonGaussianNoise
+from napari_stbn.noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 from napari_stbn.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _settings(settings: RunSettings) -> list[str]:
         if value == getattr(plain, name):
             continue
         text = repr(value)
-        if isinstance(value, PoissonGaussianNoise | GaussianNoise):
+        if isinstance(value, PoissonGaussianNoise | GaussianNoise | MeasuredNoise):
             text = f"stbn.{value!r}"
         elif name == "training":
             lines.append("    training={")
