@@ -472,6 +472,27 @@ def test_workers_give_what_this_process_gives(movies: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("workers")
+def test_a_running_cluster_does_the_work_and_stays(movies: Path, tmp_path: Path) -> None:
+    """Its workers get the jobs by its address alone; what runs there goes on running."""
+    from distributed import Client, LocalCluster
+
+    ports = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False}}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **ports) as cluster:
+        address = cluster.scheduler_address
+        out = tmp_path / "out"
+        outcomes = denoise_many(movies, out, options(workers=None, scheduler=address))
+        assert list(statuses(outcomes).values()).count("done") == 2
+        assert list(statuses(outcomes).values()).count("failed") == 2
+        workers = {entry.get("worker") for entry in Manifest(out / FILE_NAME).last().values()}
+        assert workers - {None} == set(cluster.scheduler_info["workers"])
+        with Client(cluster, set_as_default=False) as client:
+            assert client.submit(int, "7").result(timeout=30) == 7
+        arguments = ["batch", str(movies / "a.tif"), "-o", str(out), "--scheduler", address]
+        assert main([*arguments, "--max-steps", "3", "--preset", "preview", "--force"]) == 0
+    assert not child_workers()
+
+
+@pytest.mark.usefixtures("workers")
 def test_a_scheduler_that_is_not_there_is_said(movies: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no dask scheduler answers at"):
         denoise_many(movies, tmp_path / "out", options(workers=None, scheduler="nonsense://x"))
