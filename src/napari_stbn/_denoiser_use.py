@@ -259,7 +259,13 @@ class FittedDenoiser(DenoiserState):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
             described = yield from self._prepare(stack, joint, started, model)
             yield from relay(
-                denoise_prepared(model, described, output, self._layer_precision(model.config)),
+                denoise_prepared(
+                    model,
+                    described,
+                    output,
+                    self._layer_precision(model.config),
+                    self.turns or self._turns,
+                ),
                 lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
             )
             return described
