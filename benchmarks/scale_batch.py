@@ -81,7 +81,7 @@ def throughput(movies: int, steps: int, shape: tuple[int, int, int]) -> list[Row
             rows.append(
                 {
                     "workers": str(workers or "none, in this process"),
-                    "threads": cores // max(1, workers),
+                    "threads": max(1, cores // max(1, workers)),
                     "seconds": round(seconds, 1),
                     "an_hour": round(3600 * len(outcomes) / seconds),
                 }
