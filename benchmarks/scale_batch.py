@@ -22,8 +22,9 @@ from napari_stbn import Denoiser, RunSettings, Stack, read, simulate, write
 from napari_stbn._batch_blocks import Block, Pace, cut, plan_blocks
 from napari_stbn._batch_manifest import FILE_NAME, Manifest
 from napari_stbn.batch import BatchOptions, denoise_many
+from napari_stbn.denoiser import DenoiseResult
 
-_PIXELS = (0, 16, 32)  # margins
+_PIXELS = (0, 16, 32, 64)  # margins
 Row = dict[str, Any]
 
 
@@ -93,35 +94,42 @@ def throughput(movies: int, steps: int, shape: tuple[int, int, int]) -> list[Row
 def seam(steps: int) -> None:
     """How far a block is from the whole movie, at cuts in time and in space."""
     use_threads(len(os.sched_getaffinity(0)))
-    data = simulate((96, 64, 64), seed=3).noisy
-    stack = Stack(data, "TYX")
     for flow in ("dis", "none"):
+        print(f"\nflow {flow}: difference / posterior standard deviation")
+        print("| cut in | margin | rms beside the cut | rms of all | 99.9 % below | largest |")
+        print("|---|--:|--:|--:|--:|--:|")
         chosen = settings(steps, flow=flow, precision="float32")
-        denoiser = chosen.denoiser()
-        for _ in chosen.fit_steps(denoiser, stack):
-            pass
         with tempfile.TemporaryDirectory() as place:
-            path = denoiser.save(Path(place, "m.stbn"))
-            loaded = Denoiser.load(path, device="cpu")
-            if loaded.model is None:
-                raise RuntimeError("the fit left no model")
-            whole = loaded.denoise(stack)
-            pace = Pace.of(loaded.model.clip_frames)
-            print(f"\nflow {flow}: difference / posterior standard deviation")
-            print("| cut in | margin | rms beside the cut | rms of all | 99.9 % below | largest |")
-            print("|---|--:|--:|--:|--:|--:|")
+            path, stack, whole = _fitted(chosen, (96, 64, 64), Path(place, "long.stbn"))
+            pace = Pace.of(chosen.training_config().clip_frames)
             last = plan_blocks((96, 64, 64), 2, pace)[-1]
             print(_row("time", path, stack, last, whole, axis=0), flush=True)
+            path, stack, whole = _fitted(chosen, (24, 64, 160), Path(place, "wide.stbn"))
             for margin in _PIXELS:
-                core, outer = ((0, 96), (0, 64), (32, 64)), ((0, 96), (0, 64), (32 - margin, 64))
-                print(_row("space", path, stack, Block(core, outer), whole, axis=2), flush=True)
+                core = ((0, 24), (0, 64), (96, 160))
+                block = Block(core, (*core[:2], (96 - margin, 160)))
+                print(_row("space", path, stack, block, whole, axis=2), flush=True)
 
 
-def _row(cut_in: str, path: Path, stack: Stack, block: Block, whole: Any, *, axis: int) -> str:
+def _fitted(
+    chosen: RunSettings, shape: tuple[int, int, int], path: Path
+) -> tuple[Path, Stack, DenoiseResult]:
+    """A model of a simulated movie in a file, the movie, and the whole of it denoised."""
+    stack = Stack(simulate(shape, seed=3).noisy, "TYX")
+    denoiser = chosen.denoiser()
+    for _ in chosen.fit_steps(denoiser, stack):
+        pass
+    denoiser.save(path)
+    return path, stack, Denoiser.load(path, device="cpu").denoise(stack)
+
+
+def _row(
+    cut_in: str, path: Path, stack: Stack, block: Block, whole: DenoiseResult, *, axis: int
+) -> str:
     """A line of the table: one block, denoised alone, beside the same part of the whole."""
     part = Denoiser.load(path, device="cpu").denoise(cut(stack, block)).denoised[block.local("TYX")]
     where = block.index("TYX")
-    apart = np.abs(part - whole.denoised[where]) / whole.uncertainty[where]
+    apart = np.abs(part - whole.denoised[where]) / np.asarray(whole.uncertainty)[where]
     first = np.take(apart, 0, axis)
     rms = [float(np.sqrt((values**2).mean())) for values in (first, apart)]
     margin = block.core[axis][0] - block.outer[axis][0]
