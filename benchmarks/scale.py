@@ -1,23 +1,26 @@
-"""Time and memory of long movies, and what a killed process loses.
+"""Time and memory of long movies, throughput of workers, faults survived, bad inputs tried.
 
-Each row runs in a process of its own: simulate a movie into a Zarr, fit ten steps to it, denoise it
-into another Zarr under a memory limit. The network is very small and its memory is damped (its
-weights are not what is measured), so that all rows take minutes. Rows are kept in a JSON file as
-they are measured; a second call goes on from there.
+``./dev bench scale`` prints the tables of docs/scale.md and docs/batch.md; parts alone with their
+names. Each row of time and memory runs in a process of its own: simulate a movie into a Zarr, fit
+ten steps to it, denoise it into another Zarr under a memory limit, motion and all. The network is
+very small (its weights are not what is measured), so that all rows take minutes. What was measured
+is kept in a JSON file; a second call goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,75 +28,86 @@ import numpy as np
 import psutil
 import zarr
 
-from _common import machine, use_threads
+from _common import machine, machine_line, markdown_table, use_threads
 
 FRAMES = (50, 100, 200, 500, 1000, 2000)  # of 128 x 128 pixels
 SIDES = (128, 256, 512, 1024)  # px, of 50 frames
 SIDE, FEW = 128, 50
+LIMITS = {SIDE: 0.25}  # GB: of all but the first of these, the whole would take more
+LIMIT = 2.0  # GB, where frames are larger
+PARTS = ("sizes", "kills", "throughput", "faults", "inputs")
+TESTS = Path(__file__).parent.parent / "tests" / "core"
 OVERLAPS = (0, 4, 8, 16, 32, 48)  # frames before a cut that are computed and thrown away
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the rows that are missing, then print tables."""
+    """Measure what is missing, then print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join((*PARTS, 'fade'))}; all but fade")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/scale.json"))
-    parser.add_argument("--limit", type=float, default=2.0, help="memory limit in GB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10, help="processes that are killed")
-    parser.add_argument("--quick", action="store_true", help="three small rows and two kills")
+    parser.add_argument("--quick", action="store_true", help="small sizes: does everything run?")
     parser.add_argument("--row", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         frames, side = options.row
-        print(json.dumps(measure(frames, side, options.limit, options.threads)))
+        print(json.dumps(measure(frames, side, options.threads)))
         return
-    wanted = [(t, SIDE) for t in FRAMES] + [(FEW, side) for side in SIDES[1:]]
-    kills = options.kills
+    unknown = set(options.parts) - {*PARTS, "fade"}
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
     if options.quick:
-        wanted, kills = [(20, 64), (40, 64), (20, 128)], min(2, kills)
+        options.kills = min(2, options.kills)
         options.output = options.output.with_name(f"quick-{options.output.name}")
-    kept = json.loads(options.output.read_text()) if options.output.exists() else {}
-    rows: dict[str, Row] = kept.get("rows", {})
+    kept: Row = json.loads(options.output.read_text()) if options.output.exists() else {}
     options.output.parent.mkdir(parents=True, exist_ok=True)
 
-    def keep() -> None:
-        content = {**kept, "machine": machine(options.threads), "rows": rows}
-        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    def keep(name: str, value: Any) -> None:
+        kept.update({name: value, "machine": machine(options.threads)})
+        options.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
-    for frames, side in wanted:
-        key = f"{frames} x {side} x {side}, limit {options.limit:g} GB"
-        if key not in rows:
-            rows[key] = in_own_process(frames, side, options)
-            keep()
-    if kept.get("kills") is None or kept["kills"]["processes"] < kills:
-        kept["kills"] = kill(kills)
-        keep()
-    if not options.quick and "fade" not in kept:
-        kept["fade"] = fade(options.threads)
-        keep()
-    report(list(rows.values()), kept, options)
+    for part in options.parts or PARTS:
+        started = time.perf_counter()
+        if part == "sizes":
+            for frames, side in sizes(options.quick):
+                rows = kept.get("rows", {})
+                key = f"{frames} x {side} x {side}"
+                if key not in rows:
+                    keep("rows", {**rows, key: in_own_process(frames, side, options)})
+        elif part not in kept:
+            keep(part, _PARTS[part](options))
+        seconds = time.perf_counter() - started
+        print(f"{part}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    report(kept)
+
+
+def sizes(quick: bool) -> list[tuple[int, int]]:
+    """Frames and side of the movies whose time and memory are measured."""
+    if quick:
+        return [(20, 64), (40, 64), (20, 128)]
+    return [(t, SIDE) for t in FRAMES] + [(FEW, side) for side in SIDES[1:]]
 
 
 def in_own_process(frames: int, side: int, options: argparse.Namespace) -> Row:
     """One row."""
     command = [sys.executable, __file__, "--row", str(frames), str(side)]
-    command += ["--limit", str(options.limit), "--threads", str(options.threads)]
+    command += ["--threads", str(options.threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     row: Row = json.loads(done.stdout.splitlines()[-1])
     print(row, flush=True)
     return row
 
 
-def measure(frames: int, side: int, limit: float, threads: int) -> Row:
+def measure(frames: int, side: int, threads: int) -> Row:
     """Seconds of fit and of denoising, and the largest resident memory beside the libraries."""
-    import torch
-
     from napari_stbn import Denoiser, read
     from napari_stbn.network import STBNConfig
     from napari_stbn.training import TrainingConfig
 
     use_threads(threads)
+    limit = LIMITS.get(side, LIMIT)
     tiny = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
     plan = TrainingConfig(max_steps=10)
     denoiser = Denoiser(
@@ -109,11 +123,8 @@ def measure(frames: int, side: int, limit: float, threads: int) -> Row:
                 started = time.perf_counter()
                 denoiser.fit(stack, training=plan)
                 fitted = time.perf_counter()
-                if denoiser.model is None:
-                    raise RuntimeError("the fit left no model")
-                with torch.no_grad():
-                    for parameter in denoiser.model.parameters():
-                        parameter.mul_(0.7)
+                streams = denoiser.streams(stack)
+                denoiser.release()  # so that every row finds the motion of all its frames
                 denoiser.denoise_to(stack, folder / f"out-{warm}.zarr")
                 ended = time.perf_counter()
     return {
@@ -123,6 +134,8 @@ def measure(frames: int, side: int, limit: float, threads: int) -> Row:
         "denoise_seconds": round(ended - fitted, 2),
         "peak_mb": round(peak.bytes / 1e6),
         "movie_mb": round(frames * side * side * 2 / 1e6, 1),
+        "limit_gb": limit,
+        "fit_to": "parts" if streams else "all",
     }
 
 
@@ -172,16 +185,22 @@ def simulate_into(path: Path, shape: tuple[int, int, int]) -> None:
 # ---------------------------------------------------------------- cuts in time
 
 
-def fade(threads: int) -> list[Row]:
-    """What a cut changes in the first frame behind it, in units of the noise."""
+def fade(options: argparse.Namespace) -> list[Row]:
+    """What a cut changes in the first frame behind it, in units of the noise.
+
+    With a model that sees whole movies, as released checkpoints do.
+    """
     from napari_stbn import Denoiser, simulate
 
-    use_threads(threads)
+    use_threads(options.threads)
     found = []
     for kind in ("mixed", "static"):
         noisy = simulate((2 * OVERLAPS[-1], 96, 96), seed=5, kind=kind).noisy
         denoiser = Denoiser("preview", device="cpu", precision="float32")
         denoiser.fit(noisy, axes="TYX", max_steps=60)
+        if denoiser.model is None:
+            raise RuntimeError("the fit left no model")
+        denoiser.model.clip_frames = None
         middle = len(noisy) // 2
         whole = denoiser.denoise(noisy, axes="TYX").denoised[middle].astype(np.float64)
         model = denoiser.channel_noise[0]
@@ -213,10 +232,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill(times: int) -> Row:
+def kill(options: argparse.Namespace) -> Row:
     """Kill a run at random moments until so many were killed; compare with one that was not."""
     from napari_stbn import read
 
+    times = options.kills
     chance = random.Random()
     killed, runs, equal = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="stbn-scale-") as name:
@@ -259,6 +279,58 @@ def begin(folder: Path, name: str, *options: str) -> subprocess.Popen[bytes]:
     )
 
 
+# ---------------------------------------------------------------- batch
+
+
+def throughput(options: argparse.Namespace) -> Row:
+    """Movies an hour without workers, and on one and two that share the cores of this machine."""
+    import scale_batch
+
+    movies, steps, side = (2, 5, 64) if options.quick else (6, 60, 128)
+    rows = scale_batch.throughput(movies, steps, (32, side, side))
+    return {"movies": movies, "shape": [32, side, side], "steps": steps, "rows": rows}
+
+
+def faults(options: argparse.Namespace) -> Row:
+    """Workers killed amid good and bad movies."""
+    import scale_batch
+
+    return scale_batch.faults(2 if options.quick else 4, 30)
+
+
+# ---------------------------------------------------------------- bad inputs
+
+
+def inputs(options: argparse.Namespace) -> Row:
+    """Run the fuzz suite on new cases, and count them."""
+    chosen = ["-k", "settings or anything"] if options.quick else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    command += ["--hypothesis-show-statistics", *chosen]
+    done = subprocess.run(
+        [*command, *(str(TESTS / f"test_fuzz_{word}.py") for word in ("files", "movies"))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=TESTS.parent.parent,
+        env={**os.environ, "NAPARI_STBN_FUZZ": "1"},
+    )
+    count = {
+        word: sum(map(int, re.findall(rf"(\d+) {word}\b", done.stdout)))
+        for word in ("passing", "failing")
+    }
+    if not count["passing"]:
+        raise RuntimeError(f"the fuzz suite told of no case: {done.stdout[-500:]}")
+    return {"tried": sum(count.values()), "failing": count["failing"], "exit": done.returncode}
+
+
+_PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "kills": kill,
+    "throughput": throughput,
+    "faults": faults,
+    "inputs": inputs,
+    "fade": fade,
+}
+
 # ---------------------------------------------------------------- tables
 
 
@@ -269,30 +341,62 @@ def exponent(rows: Sequence[Row], size: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def report(rows: Sequence[Row], kept: Row, options: argparse.Namespace) -> None:
-    """Print the tables of docs/scale.md."""
-    facts = ", ".join(f"{name} {value}" for name, value in machine(options.threads).items())
-    print(f"\n{facts}, memory limit {options.limit:g} GB\n")
-    print("| frames | side [px] | movie [MB] | fit [s] | denoise [s] | memory at the peak [MB] |")
-    print("|---|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: (row["side"], row["frames"])):
-        print(
-            f"| {row['frames']} | {row['side']} | {row['movie_mb']} | {row['fit_seconds']} | "
-            f"{row['denoise_seconds']} | {row['peak_mb']} |"
-        )
-    for kind in ("mixed", "static") if "fade" in kept else ():
-        steps = [f"{r['overlap']}: {r['rms']}" for r in kept["fade"] if r["kind"] == kind]
-        print(f"\noverlap of a cut, {kind} scene, change in units of the noise: {', '.join(steps)}")
+def report(kept: Row) -> None:
+    """Print the tables of docs/scale.md and docs/batch.md."""
+    print(f"\n{machine_line(kept['machine'])}\n")
+    rows: list[Row] = list(kept.get("rows", {}).values())
+    if rows:
+        columns = {
+            "frames": ("frames", "d"),
+            "side": ("side [px]", "d"),
+            "movie_mb": ("movie [MB]", "g"),
+            "limit_gb": ("limit [GB]", "g"),
+            "fit_to": ("fit to", "s"),
+            "fit_seconds": ("fit [s]", ".1f"),
+            "denoise_seconds": ("denoise [s]", ".1f"),
+            "peak_mb": ("memory at the peak [MB]", "d"),
+        }
+        print(markdown_table(columns, sorted(rows, key=lambda row: (row["side"], row["frames"]))))
     along = [row for row in rows if row["side"] == SIDE]
     across = [row for row in rows if row["frames"] == FEW]
     if len(along) > 2 and len(across) > 2:
         print(f"\nexponent of time: {exponent(along, 'frames'):.2f} in frames, ", end="")
         print(f"{exponent(across, 'side side'):.2f} in pixels of a frame")
-    kills = kept["kills"]
-    print(
-        f"\n{kills['processes']} processes killed at random moments; {kills['finished']} runs "
-        f"finished from what they left, {kills['equal']} with the numbers of an undisturbed one"
-    )
+    for kind in ("mixed", "static") if "fade" in kept else ():
+        steps = [f"{r['overlap']}: {r['rms']}" for r in kept["fade"] if r["kind"] == kind]
+        print(f"\noverlap of a cut, {kind} scene, change in units of the noise: {', '.join(steps)}")
+    if "throughput" in kept:
+        done = kept["throughput"]
+        print(f"\n{done['movies']} movies of {done['shape']}, {done['steps']} steps each\n")
+        columns = {
+            "workers": ("workers", "s"),
+            "threads": ("threads of each", "d"),
+            "seconds": ("seconds", ".0f"),
+            "an_hour": ("movies an hour", ".0f"),
+        }
+        print(markdown_table(columns, done["rows"]))
+    print("\n| what was done | how often | what came of it |\n|---|--:|---|")
+    if "kills" in kept:
+        kills = kept["kills"]
+        print(
+            f"| fits killed (SIGKILL) at random moments | {kills['processes']} | "
+            f"{kills['finished']} runs finished from what they left, {kills['equal']} with the "
+            "numbers of an undisturbed one |"
+        )
+    if "faults" in kept:
+        batch = kept["faults"]
+        print(
+            f"| workers of a batch killed | {batch['killed']} | {batch['whole']} of "
+            f"{batch['movies']} results whole; a second run skipped {batch['skipped']} |\n"
+            f"| movies among them that are none | {batch['bad']} | {batch['refused']} refused in a "
+            "sentence |"
+        )
+    if "inputs" in kept:
+        tried = kept["inputs"]
+        print(
+            f"| bad and odd inputs (fuzz suite, new cases) | {tried['tried']} | "
+            f"{tried['failing']} without a sentence or with a wrong shape |"
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ._batch_blocks import Block, BlockStore, cut
 from ._batch_sample import sample
+from ._generators import last
 from .denoiser import Denoiser
 from .devices import limit_memory
 from .io import read, write
-from .result import DenoiseResult, StreamedResult
 from .settings import RunSettings
 from .stack import Stack, cast_like
 
@@ -121,7 +121,7 @@ def run_movie(job: MovieJob) -> Done:
             dtype=stack.dtype if job.keep_dtype else np.float32,
             overwrite=job.overwrite,
         )
-        return _done(started, worker, denoiser, result)
+        return _done(started, worker, denoiser, result.report["notes"])
 
 
 def fit_movie(job: MovieJob, target: str) -> Done:
@@ -145,16 +145,20 @@ def fit_sample(job: SampleJob) -> Done:
 
 
 def run_block(job: BlockJob) -> Done:
-    """Denoise one block with its margin, and keep the block."""
+    """Denoise one block with its margin, a few frames at a time, and keep the block."""
     with _whole_worker() as worker:
         started = time.perf_counter()
         stack = read(job.movie.source, axes=job.movie.axes)
         denoiser = _load(job.movie)
-        result = denoiser.denoise(cut(stack, job.block))
-        if job.movie.uncertainty is not None and result.uncertainty is None:
+        if job.movie.uncertainty is not None and not denoiser.has_uncertainty:
             raise ValueError(_NO_UNCERTAINTY)
-        BlockStore(Path(job.store)).put(job.block, stack.axes, result.denoised, result.uncertainty)
-        return _done(started, worker, denoiser, result)
+        store = BlockStore(Path(job.store))
+        notes = last(
+            denoiser.denoise_into_steps(
+                cut(stack, job.block), store.put(job.block, stack), scratch=store.folder.parent
+            )
+        ).notes
+        return _done(started, worker, denoiser, notes)
 
 
 def join_blocks(job: MovieJob, store: str) -> Done:
@@ -214,12 +218,11 @@ def _done(
     started: float,
     worker: str,
     denoiser: Denoiser,
-    result: DenoiseResult | StreamedResult | None = None,
+    notes: Sequence[str] = (),
 ) -> Done:
     """What to tell of a job."""
     steps = denoiser.history[-1].step if denoiser.history else 0
-    notes = tuple(result.report["notes"]) if result is not None else ()
-    return Done(time.perf_counter() - started, steps, notes, worker)
+    return Done(time.perf_counter() - started, steps, tuple(notes), worker)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ._batch_blocks import Block, BlockStore, plan_blocks
+from ._batch_blocks import BlockStore, Pace, plan_blocks
 from ._batch_inputs import BatchMovie, Size
 from ._batch_jobs import (
     BlockJob,
@@ -29,8 +29,10 @@ from ._batch_jobs import (
 from ._batch_manifest import Manifest, fingerprint, identity
 from ._batch_options import BatchOptions, MovieOutcome
 from ._batch_pool import Pool
+from ._saved_model import SavedModel
 from .io import check_writable
 from .result import versions
+from .stack import Stack
 
 __all__ = ["SHARED_MODEL", "BatchRun", "Pending"]
 
@@ -56,8 +58,10 @@ class _Work:
     pending: Pending
     job: MovieJob
     folder: Path  # of what is kept on the way
-    blocks: list[Block] = field(default_factory=list)
+    stack: Stack | None = None  # and the parts that are wanted of it, of one that is cut
+    count: int = 1
     left: int = 0  # blocks that are not done yet
+    blocks: int = 0
     failed: bool = False
     seconds: float = 0.0
     steps: int = 0
@@ -183,7 +187,7 @@ class BatchRun:
                     size = sizes.get(step.work.pending.movie.source)
                     try:
                         steps = self._split_large(step, size, pool.size - running - len(waiting))
-                    except OSError as refusal:
+                    except (OSError, ValueError) as refusal:
                         step.work.failed = True
                         yield self._end(step.work, refusal)
                         continue
@@ -227,26 +231,16 @@ class BatchRun:
         count = self.options.blocks or (idle if large else 1)
         if count < 2:
             return [step]
-        work.blocks = plan_blocks(shape, count)
-        if len(work.blocks) < 2:
+        if len(plan_blocks(shape, count)) < 2:
             return [step]
         work.folder.mkdir(exist_ok=True)
-        names = ["denoised", *(["uncertainty"] if work.job.uncertainty else [])]
-        BlockStore(work.store).create(stack, work.blocks, names)
+        work.stack, work.count = stack, count
         if work.job.model is not None:
-            return self._block_steps(work)
+            return _block_steps(work, work.job.model)
         model = work.folder / "model.stbn"
         fit = _Step(work, "fit", fit_movie, (work.job, str(model)))
         work.job = replace(work.job, model=str(model))
         return [fit]
-
-    def _block_steps(self, work: _Work) -> list[_Step]:
-        """The jobs of all blocks of a movie whose model is there."""
-        work.left = len(work.blocks)
-        return [
-            _Step(work, "block", run_block, (BlockJob(work.job, block, str(work.store)),))
-            for block in work.blocks
-        ]
 
     def _advance(
         self, step: _Step, done: Done | None, error: Exception | None, waiting: deque[_Step]
@@ -262,9 +256,13 @@ class BatchRun:
             work.worker = done.worker
         if error is not None:
             work.failed = True
-        elif step.kind == "fit":
-            waiting.extendleft(reversed(self._block_steps(work)))
-            return None
+        elif step.kind == "fit" and work.job.model is not None:
+            try:
+                waiting.extendleft(reversed(_block_steps(work, work.job.model)))
+            except (OSError, ValueError) as refusal:
+                work.failed, error = True, refusal
+            else:
+                return None
         elif step.kind == "block":
             work.left -= 1
             if not work.left:
@@ -287,7 +285,7 @@ class BatchRun:
             seconds=round(work.seconds, 2),
             steps=work.steps,
             worker=work.worker,
-            blocks=len(work.blocks),
+            blocks=work.blocks,
             notes=work.notes,
         )
         return MovieOutcome(
@@ -327,6 +325,22 @@ class BatchRun:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.manifest.append({"time": now, "output": output, "status": status, **more})
         _logger.info("%s: %s", output, status)
+
+
+def _block_steps(work: _Work, model: str) -> list[_Step]:
+    """The jobs of all blocks of a movie, cut as suits its model, and room for what they give."""
+    stack = work.stack
+    if stack is None:
+        raise ValueError("only a movie whose size is known can be cut in blocks")
+    pace = Pace.of(SavedModel.read(Path(model)).model.clip_frames)
+    blocks = plan_blocks((stack.n_frames, *stack.frame_shape), work.count, pace)
+    names = ["denoised", *(["uncertainty"] if work.job.uncertainty else [])]
+    BlockStore(work.store).create(stack, blocks, names, pace)
+    work.blocks = work.left = len(blocks)
+    return [
+        _Step(work, "block", run_block, (BlockJob(work.job, block, str(work.store)),))
+        for block in blocks
+    ]
 
 
 def _is_done(entry: Mapping[str, Any]) -> bool:

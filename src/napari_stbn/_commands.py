@@ -22,6 +22,7 @@ from ._unfinished import Unfinished, run_key
 from .camera import CameraMaps
 from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
+from .devices import size_in_words
 from .estimates import estimate_run
 from .io import check_writable, read, write
 from .noise import estimate_noise
@@ -222,13 +223,11 @@ def info(options: argparse.Namespace) -> None:
         for sentence in [*filter(None, [shared, fit.note]), *scan.defects().sentences()]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)
+    free = size_in_words(run.free)
     if large:
-        print(f"memory    larger than what is free ({run.free / 1e9:.1f} GB): read piece by piece")
+        print(f"memory    larger than what is free ({free}): read piece by piece")
     else:
-        print(
-            f"memory    about {run.bytes / 1e9:.2f} GB of {run.free / 1e9:.1f} GB free "
-            f"on {run.device}"
-        )
+        print(f"memory    about {size_in_words(run.bytes)} of {free} free on {run.device}")
     print(f"plan      {run.pieces}")
     print(f"time      fit {_at_most(run.fit_seconds)}, denoising about {run.denoise_seconds:.0f} s")
 

@@ -73,7 +73,7 @@ class FittedDenoiser(DenoiserState):
         if exceeds(stack, memory):
             check_result(stack, memory, self.has_uncertainty)
             with tempfile.TemporaryDirectory(prefix="stbn-") as scratch:
-                described = yield from self._stream(stack, started, Path(scratch), output)
+                described = yield from self.denoise_into_steps(stack, output, scratch=scratch)
             none = np.empty((0, 2, *stack.frame_shape), np.float32)
             to_previous, to_next = none, none
         else:
@@ -176,7 +176,8 @@ class FittedDenoiser(DenoiserState):
         spread = None if uncertainty is None else Path(uncertainty)
         title = f"{stack.name} denoised".strip()
         with FileOutput(stack, path, spread, dtype, overwrite=overwrite, name=title) as output:
-            described = yield from self._stream(stack, started, path.absolute().parent, output)
+            folder = path.absolute().parent
+            described = yield from self.denoise_into_steps(stack, output, scratch=folder)
             yield Progress("denoise", 1.0, time.perf_counter() - started)
         report = {**self._report(described, time.perf_counter() - started), "streamed": True}
         return StreamedResult(path, spread, described.pixel_noise(), report)
@@ -227,12 +228,47 @@ class FittedDenoiser(DenoiserState):
         correlation = prepared.correlation.get(channel)
         return shown if correlation is None else correlation.restore(shown[None])[0]
 
-    def _stream(
-        self, stack: Stack, started: float, scratch: Path, output: Output
+    def denoise_into_steps(
+        self, stack: Stack, output: Output, *, scratch: str | PathLike[str]
     ) -> Generator[Progress, None, PreparedStack]:
-        """Denoise into an output piece by piece; what is known of the stack."""
+        """Denoise a stack of any length piece by piece, as a generator that yields `Progress`.
+
+        Parameters
+        ----------
+        stack : Stack
+        output : callable
+            Takes frames as they are made, see `napari_stbn._stack_inference.Output`.
+        scratch : path
+            Folder for the motion, which is kept in a file meanwhile.
+
+        Returns
+        -------
+        PreparedStack
+            What is known of the stack.
+
+        Raises
+        ------
+        RuntimeError, ValueError, MemoryError, OSError
+            As `denoise_to` does.
+        """
+        started = time.perf_counter()
         model = self._fitted(stack)
+        joint = model.config.channels > 1
         memory = memory_budget(self.memory_limit)
+        if self._is_at_hand(stack) and not exceeds(stack, memory):
+            # After a fit in memory: what it made ready is taken, and motion not found once more.
+            described = yield from self._prepare(stack, joint, started, model)
+            yield from relay(
+                denoise_prepared(
+                    model,
+                    described,
+                    output,
+                    self._layer_precision(model.config),
+                    self.turns or self._turns,
+                ),
+                lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
+            )
+            return described
         notes: list[str] = []
         if self._prepared is not None and self._prepared.stack is stack:
             notes.extend(self._prepared.notes)
@@ -245,12 +281,12 @@ class FittedDenoiser(DenoiserState):
         stream = Stream(
             model=model,
             known=known,
-            joint=model.config.channels > 1,
+            joint=joint,
             flow=self.flow,
             refined=self._refines or self._student is not None,
             precision=self._layer_precision(model.config),
             memory=memory,
-            scratch=scratch,
+            scratch=Path(scratch),
             turns=self.turns or self._turns,
         )
         said = yield from relay(
@@ -259,6 +295,12 @@ class FittedDenoiser(DenoiserState):
         )
         known.notes.extend(said)
         return known
+
+    def _is_at_hand(self, stack: Stack) -> bool:
+        """Whether the whole stack is prepared already; parts of it are of no use to denoise it."""
+        prepared = self._prepared
+        parts = isinstance(prepared, SampledStack)
+        return prepared is not None and prepared.stack is stack and not parts
 
     def _prepare(
         self,
@@ -270,8 +312,7 @@ class FittedDenoiser(DenoiserState):
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack, or parts of it, once; remember its noise and scaling."""
         prepared = self._prepared
-        parts = isinstance(prepared, SampledStack)  # of no use to denoise the whole
-        if prepared is not None and prepared.stack is stack and not parts:
+        if prepared is not None and self._is_at_hand(stack):
             if not self._flow_is_of_start:
                 return prepared
         else:

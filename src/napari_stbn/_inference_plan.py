@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .devices import size_in_words
 from .network import STBN
 from .network.stbn import head_radius
 from .precision import Precision
@@ -98,8 +99,8 @@ def plan_inference(
                 return InferencePlan(window, tile, peak(window, tile), clip)
     least = min(peak(window, tiles[-1]) for window in windows)
     raise MemoryError(
-        f"denoising frames of {height} x {width} needs {least / 1e9:.1f} GB, "
-        f"{budget / 1e9:.1f} GB are free; "
+        f"denoising frames of {height} x {width} needs {size_in_words(least)}, "
+        f"{size_in_words(budget)} are free; "
         "close other programs, crop the movie, or choose a smaller preset"
     )
 

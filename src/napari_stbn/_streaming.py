@@ -19,7 +19,7 @@ from ._motion_image import motion_image
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from ._wrong_pixels import WrongPixels, wrong_pixels_note
-from .devices import free_memory
+from .devices import free_memory, size_in_words
 from .flow import FlowMethod, FlowStream, PairMethod, choose_flow
 from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
 from .network import STBN
@@ -76,7 +76,7 @@ def check_result(stack: Stack, memory: int, uncertainty: bool) -> None:
     need = math.prod(stack.shape) * (16 if uncertainty else 8)  # in movies, and put together
     if need > memory:
         raise MemoryError(
-            f"the result takes about {need / 1e9:.1f} GB, the limit is {memory / 1e9:.1f} GB; "
+            f"the result takes about {size_in_words(need)}, the limit is {size_in_words(memory)}; "
             "write it to a file as it is made: Denoiser.denoise_to(stack, path), or "
             '"napari-stbn denoise" with -o NAME.zarr'
         )

@@ -17,6 +17,7 @@ __all__ = [
     "limit_memory",
     "release_cached",
     "resolve_device",
+    "size_in_words",
 ]
 
 _GROUP = Path("/sys/fs/cgroup")
@@ -121,16 +122,21 @@ def available_devices() -> dict[str, str]:
     dict of str to str
         A name that `resolve_device` takes, and what a person calls it, with its memory.
     """
-    free = free_memory(torch.device("cpu")) / 1e9
+    free = size_in_words(free_memory(torch.device("cpu")))
     found = {}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         name = torch.cuda.get_device_name(index)
-        left, total = (size / 1e9 for size in torch.cuda.mem_get_info(index))
-        found[f"cuda:{index}"] = f"GPU {index}: {name}, {left:.1f} of {total:.1f} GB free"
+        left, total = map(size_in_words, torch.cuda.mem_get_info(index))
+        found[f"cuda:{index}"] = f"GPU {index}: {name}, {left} of {total} free"
     if torch.backends.mps.is_available():
-        found["mps"] = f"Apple GPU, {free:.1f} GB free"
-    found["cpu"] = f"CPU, {psutil.cpu_count() or 1} threads, {free:.1f} GB free"
+        found["mps"] = f"Apple GPU, {free} free"
+    found["cpu"] = f"CPU, {psutil.cpu_count() or 1} threads, {free} free"
     return found
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for a person: GB with one digit, MB where that would say nothing."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from .devices import free_memory, resolve_device
+from .devices import free_memory, resolve_device, size_in_words
 from .inference import PATCH_ORIGINS, plan_inference
 from .network import STBN, STBNConfig
 from .network.frozen import FrozenSTBN
@@ -178,15 +178,15 @@ def check_training_memory(
     need, free = step_bytes(network, least, stack, device, precision), free_memory(device)
     if need > free:
         raise MemoryError(
-            f"a step of the fit needs about {need / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free on {device}; "
+            f"a step of the fit needs about {size_in_words(need)}, "
+            f"{size_in_words(free)} are free on {device}; "
             "choose a smaller preset or a smaller clip_size"
         )
     need, free = prepared_bytes(stack), free_memory(torch.device("cpu"))
     if need > free:
         raise MemoryError(
-            f"preparing this stack needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "crop it, or take fewer planes or frames"
+            f"preparing this stack needs about {size_in_words(need)}, {size_in_words(free)} are "
+            "free; crop it, or take fewer planes or frames"
         )
 
 

@@ -26,7 +26,7 @@ from napari_stbn import (
     simulate,
     write,
 )
-from napari_stbn._batch_blocks import MARGIN_FRAMES, Block, plan_blocks
+from napari_stbn._batch_blocks import MARGIN_FRAMES, Block, BlockStore, Pace, cut, plan_blocks
 from napari_stbn._batch_inputs import find_movies
 from napari_stbn._batch_jobs import run_movie
 from napari_stbn._batch_manifest import FILE_NAME, Manifest, fingerprint
@@ -125,18 +125,24 @@ def test_the_manifest_says_what_was_done(movies: Path, tmp_path: Path) -> None:
     assert entry["parameters"]["keep_dtype"] is True
 
 
+@pytest.mark.parametrize("blocks", [None, 2])
 def test_a_movie_larger_than_memory_is_written_as_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int | None
 ) -> None:
-    """The numbers are those of the whole in memory, though no array of its size is made."""
+    """The numbers are those of the whole in memory, though no array of its size is made.
+
+    Nor of the size of a block, and with motion there is no seam between blocks.
+    """
+    stack = Stack(simulate((104, 24, 20), kind="nuclei", seed=0).noisy, "TYX")
     network = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
-    noisy = simulate((64, 32, 32), seed=0).noisy
-    fitted = Denoiser(
-        "preview", device="cpu", network=network, start="fresh", flow="none", precision="float32"
-    )
-    training = TrainingConfig(max_steps=4, clip_size=16, clip_frames=3, batch=1)
-    whole = fitted.fit(noisy, axes="TYX", training=training).denoise(noisy, axes="TYX")
-    path = write(tmp_path / "a.tif", Stack(noisy, "TYX"))
+    same: dict[str, Any] = {"device": "cpu", "network": network, "precision": "float32"}
+    training = TrainingConfig(max_steps=2, clip_size=16, clip_frames=6, batch=1)
+    first = Denoiser("preview", start="fresh", **same).fit(stack, training=training)
+    start = first.save(tmp_path / "first.stbn")
+    fitted = Denoiser("preview", start=start, **same).fit(stack, training=training)
+    whole = fitted.denoise(stack)
+    assert whole.report["refined_flow"]
+    path = write(tmp_path / "a.tif", stack)
     model = fitted.save(tmp_path / "m.stbn")
 
     def refuse(_stack: Stack) -> None:
@@ -144,16 +150,17 @@ def test_a_movie_larger_than_memory_is_written_as_it_is_made(
 
     monkeypatch.setattr(_inference_plan, "_SCRATCH", 0)  # so small a network takes none
     monkeypatch.setattr(_denoiser_use, "ArrayOutput", refuse)
-    # In memory the run would take 3.3 MB.
+    # In memory the run would take 2.5 MB.
     little = RunSettings(preset="preview", device="cpu", memory_limit=2e-3)
-    (outcome,) = denoise_many(
-        path, tmp_path / "out", options(settings=little, model=model, uncertainty=True)
-    )
+    chosen = options(settings=little, model=model, uncertainty=True, blocks=blocks)
+    (outcome,) = denoise_many(path, tmp_path / "out", chosen)
     assert (outcome.status, outcome.error) == ("done", "")
+    assert Manifest(tmp_path / "out" / FILE_NAME).last()["a.tif"]["blocks"] == (blocks or 0)
+    assert names(tmp_path / "out") == ["a.tif", "a_uncertainty.tif", FILE_NAME]
     assert whole.uncertainty is not None
     noise = float(np.median(whole.uncertainty))
     for name, truth in (("a", whole.denoised), ("a_uncertainty", whole.uncertainty)):
-        back = read(tmp_path / "out" / f"{name}.tif").movie()
+        back = read(tmp_path / "out" / f"{name}.tif").array[...]
         np.testing.assert_allclose(back, truth, atol=1e-3 * noise, rtol=0)
 
 
@@ -349,30 +356,52 @@ def test_blocks_hold_each_pixel_once_and_their_margins() -> None:
     assert plan_blocks((10, 20, 20), 1) == [Block(whole, whole)]
 
 
-def test_a_movie_in_blocks_is_the_whole_movie(tmp_path: Path) -> None:
-    data = simulate((96, 20, 20), seed=4).noisy
-    path = write(tmp_path / "long.tif", Stack(np.stack([data, data + 5], 1), "TCYX"))
-    settings = RunSettings(
-        preset="preview",
-        device="cpu",
-        max_steps=10,
-        flow="none",
-        precision="float32",
-        training=TRAINING,
-    )
-    same = {"settings": settings, "uncertainty": True}
-    whole = denoise_many(path, tmp_path / "whole", options(**same))
-    parts = denoise_many(path, tmp_path / "parts", options(**same, blocks=2))
-    assert [whole[0].status, parts[0].status] == ["done", "done"]
-    assert Manifest(tmp_path / "parts" / FILE_NAME).last()["long.tif"]["blocks"] == 2
-    assert names(tmp_path / "parts") == ["long.tif", "long_uncertainty.tif", FILE_NAME]
-    one, two = (read(tmp_path / place / "long.tif").array[...] for place in ("whole", "parts"))
-    std = read(tmp_path / "whole" / "long_uncertainty.tif").array[...]
-    apart = np.abs(one - two) / std
-    # In parts of the posterior standard deviation; most at the seam, frame 48.
-    assert apart.max() < 0.05
-    assert apart[:20].max() < 1e-3
-    assert np.isfinite(two).all()
+@pytest.mark.parametrize("axes", ["TYX", "XCTZY", "TYXS"])
+def test_blocks_are_read_and_put_together_piece_by_piece(axes: str, tmp_path: Path) -> None:
+    sizes = {"T": 110, "Y": 45, "X": 38, "C": 2, "Z": 1, "S": 3}
+    shape = tuple(sizes[axis] for axis in axes)
+    data = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    read_values: list[int] = []
+
+    class Stored:
+        """An array that tells how much of it is read."""
+
+        shape, dtype = data.shape, data.dtype
+
+        def __getitem__(self, index: Any, /) -> Any:
+            read_values.append(data[index].size)
+            return data[index]
+
+    stack, pace = Stack(Stored(), axes), Pace.of(8)
+    blocks = plan_blocks((110, 45, 38), 2, pace, side=30)
+    assert len(blocks) == 2 * 2 * 2
+    assert all(start % pace.step == 0 for block in blocks for start, _ in block.outer[:1])
+    store = BlockStore(tmp_path / "store")
+    store.create(stack, blocks, ["denoised", "uncertainty"], pace)
+    for block in blocks:
+        part, put = cut(stack, block), store.put(block, stack)
+        assert part.shape != stack.shape
+        for channel, plane in stack.indices():
+            for start in range(0, part.n_frames, 5):
+                frames = part.movie(channel, plane, frames=slice(start, start + 5))
+                put(channel, plane, start, frames, frames + 1)
+    assert max(read_values) <= 5 * 45 * 38
+    np.testing.assert_array_equal(store.joined("denoised")[...], data)
+    np.testing.assert_array_equal(store.joined("uncertainty")[...], data + 1)
+
+
+@pytest.mark.parametrize("clip_frames", [2, 5, 16, 64, None])
+def test_cuts_keep_to_the_pace_of_the_model(clip_frames: int | None) -> None:
+    """The clips around a block's frames, and those that their motion is found on, lie in it."""
+    pace = Pace.of(clip_frames)
+    blocks = plan_blocks((1000, 16, 16), 4, pace)
+    assert len(blocks) == 4
+    for block in blocks:
+        (first, end), (start, stop) = block.core[0], block.outer[0]
+        assert first % pace.step == start % pace.step == 0
+        reach = 0 if clip_frames is None else clip_frames - pace.step
+        for place, edge, at_end in ((first, start, 0), (end, stop, 1000)):
+            assert edge == at_end or abs(place - edge) >= max(MARGIN_FRAMES, reach)
 
 
 # ---------------------------------------------------------------- workers
@@ -439,6 +468,27 @@ def test_workers_give_what_this_process_gives(movies: Path, tmp_path: Path) -> N
         np.testing.assert_allclose(
             read(here / path.name).movie(), read(there / path.name).movie(), rtol=1e-5
         )
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_running_cluster_does_the_work_and_stays(movies: Path, tmp_path: Path) -> None:
+    """Its workers get the jobs by its address alone; what runs there goes on running."""
+    from distributed import Client, LocalCluster
+
+    ports = {"dashboard_address": None, "scheduler_kwargs": {"dashboard": False}}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **ports) as cluster:
+        address = cluster.scheduler_address
+        out = tmp_path / "out"
+        outcomes = denoise_many(movies, out, options(workers=None, scheduler=address))
+        assert list(statuses(outcomes).values()).count("done") == 2
+        assert list(statuses(outcomes).values()).count("failed") == 2
+        workers = {entry.get("worker") for entry in Manifest(out / FILE_NAME).last().values()}
+        assert workers - {None} == set(cluster.scheduler_info["workers"])
+        with Client(cluster, set_as_default=False) as client:
+            assert client.submit(int, "7").result(timeout=30) == 7
+        arguments = ["batch", str(movies / "a.tif"), "-o", str(out), "--scheduler", address]
+        assert main([*arguments, "--max-steps", "3", "--preset", "preview", "--force"]) == 0
+    assert not child_workers()
 
 
 @pytest.mark.usefixtures("workers")

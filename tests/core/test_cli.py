@@ -254,7 +254,7 @@ def test_info_says_what_is_there_and_what_to_expect(
         r"interval +2 s",
         r"noise +channel 0: gain \d.* counts/photoelectron, offset .* read noise",
         r"noise +channel 1: ",
-        r"memory +about \d+\.\d\d GB of .* GB free on cpu",
+        r"memory +about [1-9]\d* MB of .* GB free on cpu",
         r"time +fit 30 s at most, denoising about \d+ s",
     ):
         assert re.search(pattern, said), f"{pattern} is not in\n{said}"

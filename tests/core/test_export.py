@@ -6,14 +6,16 @@ import gc
 import sys
 import warnings
 from collections.abc import Generator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from napari_stbn import Denoiser, STBNConfig, simulate
+from napari_stbn import Denoiser, STBNConfig, _bioimageio, simulate
 from napari_stbn.cli import main
 from napari_stbn.export import StillModel, export_bioimageio
 from napari_stbn.inference import plan_inference
@@ -107,3 +109,42 @@ def test_without_the_library_the_command_is_named(
     assert main(["export", str(saved), "-o", str(tmp_path / "m.zip")]) == 2
     assert "pip install 'napari-stbn[bioimageio]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", [None, ImportError("cannot import name 'Sha256'")])
+def test_a_core_that_cannot_be_loaded_is_said_and_the_package_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: Exception | None,
+) -> None:
+    """Pip pairs a new bioimageio.spec with an old core; stand-ins, for neither may be installed."""
+    asked: list[str] = []
+
+    class Core(ModuleType):
+        """A bioimageio.core that runs models, or fails as it is loaded."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "test_model":
+                raise AttributeError(name)
+            if fault is not None:
+                raise fault
+            return run
+
+    def run(path: Path, devices: list[str]) -> SimpleNamespace:
+        asked.append(f"{path.name} on {devices}")
+        return found
+
+    found = SimpleNamespace(status="passed", details=[])
+    spec, core = ModuleType("bioimageio.spec"), Core("bioimageio.core")
+    vars(spec)["load_description_and_validate_format_only"] = lambda _path: found
+    for module in (ModuleType("bioimageio"), spec, core):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    _bioimageio._check(tmp_path / "model.zip")
+    assert asked == ([] if fault else ["model.zip on ['cpu']"])
+    assert ("validated, not run" in caplog.text) == (fault is not None)
+    assert fault is None or str(fault) in caplog.text
+    found.status, found.details = "failed", [SimpleNamespace(errors=[SimpleNamespace(msg="no Y")])]
+    with pytest.raises(ValueError, match="not valid: no Y"):
+        _bioimageio._check(tmp_path / "model.zip")

@@ -310,7 +310,7 @@ def test_half_the_bytes_in_bfloat16_and_more_for_a_wider_network() -> None:
 def test_too_little_memory_is_said() -> None:
     with pytest.raises(
         MemoryError,
-        match=r"frames of 2048 x 2048 needs \d\.\d GB, 0\.0 GB are free; .* crop the movie",
+        match=r"frames of 2048 x 2048 needs \d\.\d GB, \d+ MB are free; .* crop the movie",
     ):
         plan_inference(random_model(), (100, 2048, 2048), 10**6)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from napari_stbn import Stack, _inference_plan, _segments, read, simulate
+from napari_stbn import Stack, _denoiser_use, _inference_plan, _segments, read, simulate
 from napari_stbn._flow_scratch import FlowScratch
 from napari_stbn._generators import last
 from napari_stbn._lazy import LazyPart, MovieView
@@ -115,6 +115,26 @@ def test_motion_is_refined_in_a_stream_too(tmp_path: Path) -> None:
     noise = float(np.median(np.asarray(whole.uncertainty)))
     difference = np.load(tmp_path / "out.npy") - whole.denoised
     assert np.sqrt(np.mean(difference**2)) < 1e-3 * noise
+
+
+def test_what_a_fit_made_ready_is_taken_to_write_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defects are not looked for and motion is not found a second time where there is memory."""
+    fitted = tiny().fit(STACKS["channels and planes"], training=FEW)
+    whole = fitted.denoise(STACKS["channels and planes"])
+
+    def refuse(*_arguments: Any, **_options: Any) -> Any:
+        raise AssertionError("the movie was prepared once more")
+
+    monkeypatch.setattr(_denoiser_use, "prepare_steps", refuse)
+    monkeypatch.setattr(_denoiser_use, "denoise_stream", refuse)
+    result = fitted.denoise_to(STACKS["channels and planes"], tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), whole.denoised)
+    assert result.report["notes"] == whole.report["notes"]
+    fitted.memory_limit = 1e-3  # it would not fit: read piece by piece
+    with pytest.raises(AssertionError, match="once more"):
+        fitted.denoise_to(STACKS["channels and planes"], tmp_path / "again.npy")
 
 
 def test_noise_that_pixels_share_is_filtered_in_a_stream_too(tmp_path: Path) -> None:

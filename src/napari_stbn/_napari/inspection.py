@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
+from napari_stbn.devices import size_in_words
 from napari_stbn.estimates import RunEstimate, estimate_run
 from napari_stbn.noise import NoiseFit
 from napari_stbn.preparation import fill_defects
@@ -77,8 +78,8 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             )
         elif estimate.bytes > estimate.free:
             warnings.append(
-                f"This needs about {estimate.bytes / 1e9:.1f} GB, {estimate.free / 1e9:.1f} GB are "
-                "free: choose a region, fewer planes or a smaller preset."
+                f"This needs about {size_in_words(estimate.bytes)}, {size_in_words(estimate.free)} "
+                "are free: choose a region, fewer planes or a smaller preset."
             )
     except (ValueError, MemoryError) as error:
         warnings.append(str(error))

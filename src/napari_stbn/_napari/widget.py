@@ -13,6 +13,7 @@ from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
 
 from napari_stbn.denoiser import Denoiser
+from napari_stbn.devices import size_in_words
 from napari_stbn.settings import RunSettings
 
 from ._run import threads_for
@@ -145,7 +146,7 @@ class DenoiseWidget(Form):
             budget = self.time_budget.value or run.fit_seconds
             lines.insert(
                 0,
-                f"About {run.bytes / 1e9:.1f} GB of {run.free / 1e9:.0f} GB, fit at most "
+                f"About {size_in_words(run.bytes)} of {size_in_words(run.free)}, fit at most "
                 f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
             )
             self.about.tooltip = run.pieces
