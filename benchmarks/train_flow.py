@@ -8,6 +8,7 @@ seeds by light; see docs/flow.md.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def train(options: argparse.Namespace) -> None:
     net.train()
     while step < options.steps and time.perf_counter() - started < 60 * options.minutes:
         for group in optimizer.param_groups:
-            group["lr"] = _RATE * 0.5 * (1 + np.cos(np.pi * step / options.steps))
+            group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / options.steps))
         seen, moves, true, weight = draw(pool, generator)
         seen = (seen - mean[:, None, None]) / spread[:, None, None]
         optimizer.zero_grad()
