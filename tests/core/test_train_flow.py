@@ -46,7 +46,9 @@ def run(script: ModuleType, state: Path, minutes: float, steps: int) -> torch.Te
 def test_an_untrained_network_takes_the_mean_of_what_it_is_given(script: ModuleType) -> None:
     blend = sys.modules["_flow_blend"]
     movie = simulate_motion((4, 50, 62), motion="translation", speed=2, photons=20, seed=1).noisy
-    flow = blend.blended(blend.FlowBlend(), movie)
+    net = blend.FlowBlend()
+    torch.nn.init.zeros_(net.layers[-1].bias)
+    flow = blend.blended(net, movie)
     flows = blend.candidates(estimate_flow(movie, "dis"))
     mean = np.mean([f.to_next for f in flows], 0)
     np.testing.assert_allclose(flow.to_next, mean, atol=1e-4)
