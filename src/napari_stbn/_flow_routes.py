@@ -115,10 +115,11 @@ def choose_route(
                 predict_frames(model, with_flow(hidden, better), precision), partial(share, at + 1)
             )
             errors_of.append(held.missed_by(frames))
-    if not _compare(finals[moving], finals["still"]).sigmas > _SURE:
+    again = _compare(errors[moving], finals[moving]).sigmas < _SURE
+    best = finals[moving] if again else errors[moving]
+    if not _compare(best, finals["still"]).sigmas > _SURE:
         return RouteChoice("still", gains)
-    harm = _compare(errors[moving], finals[moving])
-    return RouteChoice(moving, gains, again=harm.sigmas < _SURE)
+    return RouteChoice(moving, gains, again=again)
 
 
 def choice_pixels(pixels: int) -> int:
