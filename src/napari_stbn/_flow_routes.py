@@ -115,7 +115,7 @@ def choose_route(
                 predict_frames(model, with_flow(hidden, better), precision), partial(share, at + 1)
             )
             errors_of.append(held.missed_by(frames))
-    again = _compare(errors[moving], finals[moving]).sigmas < _SURE
+    again = _compare(finals[moving], errors[moving]).gain > 0
     best = finals[moving] if again else errors[moving]
     if not _compare(best, finals["still"]).sigmas > _SURE:
         return RouteChoice("still", gains)
