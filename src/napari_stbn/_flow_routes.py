@@ -47,6 +47,7 @@ _JUDGED = 2**18  # pixels of a movie that the choice is made on, at most
 _FRAMES = 16  # of them, so many frames at most
 _REPEATS = 4  # times that other pixels of a small movie are hidden
 _SURE = 1.0  # standard errors by which motion has to predict better than none
+_FAR = 3.0  # standard errors by which it is worse for sure
 _WORST = 30.0  # times the median squared error, which is half of the mean
 _COARSE = 4  # px: where there is much to see is looked for in steps of this
 
@@ -117,7 +118,9 @@ def choose_route(
             errors_of.append(held.missed_by(frames))
     again = _compare(finals[moving], errors[moving]).gain > 0
     best = finals[moving] if again else errors[moving]
-    if not _compare(best, finals["still"]).sigmas > _SURE:
+    # Where the prediction along none is far worse, what moves is lost in it: the doubt is its own.
+    needed = _SURE if gains[moving].sigmas < _FAR else -_SURE
+    if not _compare(best, finals["still"]).sigmas > needed:
         return RouteChoice("still", gains)
     return RouteChoice(moving, gains, again=again)
 
