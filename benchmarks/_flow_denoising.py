@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 import napari_stbn as stbn
 from _common import Format, Truth, markdown_table
+from napari_stbn._fit_parts import Average
+from napari_stbn._flow_updates import FlowUpdates, Form, follow_student
 from napari_stbn._generators import last
+from napari_stbn._hidden_pixels import predict_frames
 from napari_stbn._refinement import reestimate_flow, refine_flow
 from napari_stbn._start import pretrained_model
 from napari_stbn.devices import free_memory
@@ -29,11 +32,13 @@ from napari_stbn.samples.motion import simulate_motion
 from napari_stbn.training import training_steps
 
 Row = dict[str, Any]
-MOVIES: dict[str, tuple[str, float]] = {  # motion and speed [px/frame]
-    "slow": ("rotation", 1.0),
-    "fast": ("translation", 5.0),
-    "nonrigid": ("deformation", 3.0),
-    "static": ("static", 0.0),
+MOVIES: dict[str, tuple[str, float, float]] = {  # motion, speed [px/frame], unevenness
+    "slow": ("rotation", 1.0, 0.0),
+    "fast": ("translation", 5.0, 0.0),
+    "nonrigid": ("deformation", 3.0, 0.0),
+    "static": ("static", 0.0, 0.0),
+    "jerky": ("deformation", 3.0, 1.0),  # stops, starts and turns back
+    "jolts": ("translation", 3.0, 1.0),
 }
 _SEED = 11
 
@@ -63,8 +68,15 @@ class Case:
         """Between the noisy frames."""
         self.set_flow(stbn.estimate_flow(self.simulated.noisy, method))
 
+    def along_none(self) -> None:
+        """Between frames that the model predicts along no motion."""
+        self.estimated("none")
+        frames = last(predict_frames(self.model, self.movie, "float32"))
+        self.set_flow(stbn.estimate_flow(frames, "dis"))
+
     def refined(self, method: Any) -> None:
-        """Between frames that the model predicts along zero flow."""
+        """As a fit does that begins with learnt weights."""
+        self.estimated("none")
         for _ in refine_flow(self.model, self.prepared, method):
             pass
 
@@ -79,21 +91,29 @@ class Case:
         self.estimated("dis")
         self.model.config = replace(self.model.config, alignment="bilinear")
 
+    def distilled(self) -> None:
+        """The default, until a student has learnt in a fit."""
+        self.refined("dis")
+
 
 SOURCES: dict[str, Callable[[Case], None]] = {
     "none": lambda case: case.estimated("none"),
     "dis": lambda case: case.estimated("dis"),
     "dis_multi": lambda case: case.estimated("dis_multi"),
     "auto": lambda case: case.estimated("auto"),
-    "dis refined": lambda case: case.refined("dis"),
-    "auto refined": lambda case: case.refined("auto"),
+    "along none": lambda case: case.along_none(),
+    "default": lambda case: case.refined("dis"),
+    "default, auto": lambda case: case.refined("auto"),
     "reestimated": lambda case: case.reestimated(1),
+    "distilled": lambda case: case.distilled(),
     "dis, bilinear": lambda case: case.bilinear(),
     "true": lambda case: case.set_flow(
         Flow(case.simulated.flow_to_previous, case.simulated.flow_to_next)
     ),
 }
 """Where motion comes from, by name."""
+_OF_THE_FIT = ("default", "default, auto")  # estimated on the fitted model's prediction afterwards
+_IN_THE_FIT: dict[str, Form] = {"reestimated": "reestimate", "distilled": "distill"}
 
 
 def denoising_tables(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
@@ -117,13 +137,14 @@ def _rows_of(
     kind: str, photons: float, seed: int, names: list[str], options: argparse.Namespace
 ) -> list[Row]:
     """One movie, all sources of motion."""
-    motion, speed = MOVIES[kind]
+    motion, speed, unsteady = MOVIES[kind]
     simulated = simulate_motion(
         (options.frames, options.size, options.size),
         motion=motion,
         speed=speed,
         photons=photons,
         read_noise=1.6,
+        unsteady=unsteady,
         seed=_SEED + seed,
     )
     truth = Truth(simulated.clean, simulated.events)
@@ -133,8 +154,10 @@ def _rows_of(
         started = time.perf_counter()
         SOURCES[name](case)
         for steps in options.steps:
+            if not steps and name == "distilled":
+                continue  # nothing is learnt without a fit
             if steps:
-                _fit(case, steps, seed)
+                _fit(case, steps, seed, name)
             row = {
                 "movie": kind,
                 "photons": photons,
@@ -142,6 +165,7 @@ def _rows_of(
                 "source": name,
                 "steps": steps,
                 "psnr": truth.psnr(_denoised(case)),
+                "route": route.sentence if (route := case.prepared.routes.get((0, 0))) else None,
                 "seconds": time.perf_counter() - started,
             }
             rows.append(row)
@@ -168,13 +192,23 @@ def _case(simulated: SimulatedMovie) -> Case:
     return Case(simulated, prepared, copy.deepcopy(model).eval())
 
 
-def _fit(case: Case, steps: int, seed: int) -> None:
-    """Fit on, as the denoiser does; the flow stays."""
+def _fit(case: Case, steps: int, seed: int, source: str) -> None:
+    """Fit on, as the denoiser does."""
     plan = replace(PRESETS["balanced"].training, max_steps=steps, time_budget=None, checks=2)
     generator = torch.Generator().manual_seed(seed)
-    for _ in training_steps(case.model, [case.movie], plan, generator=generator, warm=True):
-        pass
+    average = Average(case.model, plan.averaging)
+    form = _IN_THE_FIT.get(source)
+    updates = None if form is None else FlowUpdates(form, "dis", "float32", seed)
+    for step in training_steps(
+        case.model, [case.movie], plan, generator=generator, warm=True, average=average
+    ):
+        if updates is not None:
+            last(updates.after(step.part, case.model, average, [case.movie]))
     case.model.eval()
+    if updates is not None and updates.student is not None:
+        last(follow_student(updates.student, case.prepared, "dis"))
+    elif updates is not None or source in _OF_THE_FIT:
+        SOURCES[source](case)
 
 
 def _denoised(case: Case) -> NDArray[np.float32]:
@@ -191,9 +225,10 @@ def _denoised(case: Case) -> NDArray[np.float32]:
 
 def _table(rows: list[Row], steps: int, names: list[str]) -> str:
     """A row for each movie and light, a column for each source; the mean below."""
+    here = [row for row in rows if row["steps"] == steps]
+    names = [name for name in names if any(row["source"] == name for row in here)]
     columns: dict[str, tuple[str, Format]] = {"movie": ("movie", "s"), "photons": ("photons", "s")}
     columns |= {name: (name, ".2f") for name in names}
-    here = [row for row in rows if row["steps"] == steps]
     table: list[Row] = []
     for movie, photons in dict.fromkeys((row["movie"], row["photons"]) for row in here):
         line: Row = {"movie": movie, "photons": f"{photons:g}"}

@@ -63,7 +63,10 @@ def _options() -> argparse.Namespace:
         help="error: folder of pairs with measured flow",
     )
     parser.add_argument(
-        "--movies", nargs="+", default=["slow", "fast", "nonrigid", "static"], help="denoise"
+        "--movies",
+        nargs="+",
+        default=["slow", "fast", "nonrigid", "static", "jerky", "jolts"],
+        help="denoise",
     )
     parser.add_argument("--photons", type=float, nargs="+", default=[5.0, 20.0, 100.0])
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -34,6 +34,7 @@ _COUNTERS: tuple[tuple[str, type | tuple[type, ...], float, float], ...] = (
 )
 _WARM_UP = 30  # steps in which the learning rate rises
 _LAST_RATE = 0.02  # of the learning rate, at the end
+_BESIDE = "beside."  # before the names of what is not the fit's own
 _SAVE_EVERY = 20.0  # seconds of work between two states in the file
 _PREDICTIONS = 24  # of the steps that a time budget holds
 
@@ -135,6 +136,10 @@ class Schedule:
         """Measure the speed from here on."""
         self._last = (step, elapsed)
 
+    def skip(self, seconds: float) -> None:
+        """Leave seconds of other work out of the speed of the steps."""
+        self._last = (self._last[0], self._last[1] + seconds)
+
     def wind_down(self, fraction: float) -> None:
         """End the fit after a short decay of the learning rate, unless it already decays."""
         if self.end is None and fraction < self.decay_from + 0.2:
@@ -177,8 +182,12 @@ class FitFile:
         average: Average,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write everything that the next step depends on, whole or not at all."""
+        """Write everything that the next step depends on, whole or not at all.
+
+        `beside` is what else belongs to the fit; `begun_fit` gives it back.
+        """
         if self.path is None:
             return
         tensors = {f"weight.{i}": p for i, p in enumerate(average.parameters)}
@@ -186,6 +195,7 @@ class FitFile:
         for i, parameter in enumerate(average.parameters):
             tensors |= {f"adam.{i}.{k}": v for k, v in optimizer.state[parameter].items()}
         tensors["generator"] = generator.get_state()
+        tensors |= {f"{_BESIDE}{name}": value for name, value in (beside or {}).items()}
         plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         header = {"fit": self.identity, "counters": counters}
         try:
@@ -255,11 +265,14 @@ class BegunFit:
         Evaluations of the held-out blocks.
     precision
         Of the inner layers.
+    beside : mapping of str to Tensor
+        What was kept beside the fit itself.
     """
 
     refines: bool
     checks: int
     precision: Precision
+    beside: Mapping[str, Tensor]
 
 
 def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
@@ -279,7 +292,8 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
     if not path.exists():
         return None
-    header = read_model_file(path).header
+    file = read_model_file(path)
+    header = file.header
     try:
         fit = header["fit"]
         training = fit["training"]
@@ -287,6 +301,11 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
             training["refine"] in ("always", "reestimate", "distill"),
             training["checks"],
             fit["precision"],
+            {
+                name.removeprefix(_BESIDE): value
+                for name, value in file.weights.items()
+                if name.startswith(_BESIDE)
+            },
         )
     except (KeyError, TypeError) as error:
         raise ValueError(

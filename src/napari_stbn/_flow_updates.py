@@ -7,20 +7,25 @@ follow go along the new flow.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ._fit_parts import Average
 from ._generators import relay
-from ._refinement import dense_method, hide_pixels, keep_better, predict_frames
+from ._hidden_pixels import hide_pixels, predict_frames
+from ._motion_image import motion_image
+from ._refinement import dense_method, keep_better
 from .flow import Flow, FlowMethod, HeldOut, whole_flow
-from .flow.distillation import Distillation, DistillationConfig, student_flow
+from .flow.distillation import Distillation, DistillationConfig
 from .flow.pwcnet import PWCNet, PWCNetConfig
+from .flow.student import student_flow
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack
@@ -66,6 +71,7 @@ class FlowUpdates:
             self._distillation = Distillation(self.student, DistillationConfig(), generator)
         self._rounds = list(_ROUNDS)
         self._given: dict[int, tuple[HeldOut, Flow]] = {}  # of each movie, between noisy frames
+        self._done: list[dict[str, Tensor]] = []  # what each round so far was made with
 
     def due(self, fraction: float) -> bool:
         """Whether flow should be refined now that this part of the fit is done."""
@@ -73,10 +79,45 @@ class FlowUpdates:
         due, self._rounds = len(left) < len(self._rounds), left
         return due
 
-    def step(self) -> None:
-        """Train the student a little, if there is one that has something to learn from."""
+    def after(
+        self, part: float, model: STBN, average: Average, movies: Sequence[PreparedMovie]
+    ) -> Generator[float, None, float]:
+        """After a step of the fit: train the student a little, refine flow where it is time to.
+
+        Parameters
+        ----------
+        part : float
+            Of the fit that is done (`TrainingStep.part`).
+        model, average, movies
+            As in `update`.
+
+        Yields
+        ------
+        float
+            Part of the refinement that is done, 0 to 1.
+
+        Returns
+        -------
+        float [s]
+            Spent on it; a pause between two pieces is no work.
+        """
+        began = time.perf_counter()
         if self._distillation is not None and self._given:
             self._distillation.step()
+        spent = time.perf_counter() - began
+        if not self.due(part):
+            return spent
+        work = self.update(model, average, movies)
+        try:
+            while True:
+                began = time.perf_counter()
+                done = next(work, None)
+                spent += time.perf_counter() - began
+                if done is None:
+                    return spent
+                yield done
+        finally:
+            work.close()
 
     def update(
         self, model: STBN, average: Average, movies: Sequence[PreparedMovie]
@@ -90,12 +131,78 @@ class FlowUpdates:
         """
         average.swap()
         try:
-            for number, movie in enumerate(movies):
-                share = partial(_share, number, len(movies))
-                kept = yield from relay(self._update(model, number, movie), share)
-                _logger.info("flow of %.0f %% of the pairs was replaced", 100 * kept)
+            self._done.append(self._made_with(model))
+            yield from self._round(model, movies)
         finally:
             average.swap()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a fit that goes on needs: what each round was made with, and the student.
+
+        Flow itself is not in it: it is large, and made again from these.
+        """
+        rounds = {f"{n}.{k}": v for n, kept in enumerate(self._done) for k, v in kept.items()}
+        student = {} if self._distillation is None else self._distillation.state()
+        return rounds | {f"now.{name}": value for name, value in student.items()}
+
+    def restore(
+        self, state: Mapping[str, Tensor], model: STBN, movies: Sequence[PreparedMovie]
+    ) -> Generator[float, None, None]:
+        """Make the flow of movies what it was when `state` was taken, in place.
+
+        Yields
+        ------
+        float
+            Part of the work that is done, 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If the state does not fit the model.
+        """
+        count = len({name.partition(".")[0] for name in state} - {"now"})
+        own = [p.detach().clone() for p in model.parameters()]
+        try:
+            for number in range(count):
+                kept = _part(state, f"{number}.")
+                self._put_back(kept, model)
+                self._done.append(kept)
+                yield from relay(self._round(model, movies), partial(_share, number, count))
+            now = _part(state, "now.")
+            if self._distillation is not None and now:
+                self._distillation.restore(now)
+        except (KeyError, IndexError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"the state of the fit is damaged or was changed by hand ({said}); delete it to "
+                "start anew"
+            ) from error
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(list(model.parameters()), own)
+        self._rounds = self._rounds[count:]
+
+    def _made_with(self, model: STBN) -> dict[str, Tensor]:
+        """Weights that a round is made with."""
+        kept: dict[str, Tensor] = {f"model.{i}": p for i, p in enumerate(model.parameters())}
+        if self._distillation is not None:
+            kept |= {f"student.{k}": v for k, v in self._distillation.state().items()}
+        return {name: value.detach().cpu().clone() for name, value in kept.items()}
+
+    @torch.no_grad()
+    def _put_back(self, kept: Mapping[str, Tensor], model: STBN) -> None:
+        """Load what `_made_with` gave."""
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(kept[f"model.{i}"])
+        if self._distillation is not None:
+            self._distillation.restore(_part(kept, "student."))
+
+    def _round(self, model: STBN, movies: Sequence[PreparedMovie]) -> Generator[float, None, None]:
+        """Refine the flow of all movies by the weights that the model has now."""
+        for number, movie in enumerate(movies):
+            share = partial(_share, number, len(movies))
+            kept = yield from relay(self._update(model, number, movie), share)
+            _logger.info("flow of %.0f %% of the pairs was replaced", 100 * kept)
 
     def _update(
         self, model: STBN, number: int, movie: PreparedMovie
@@ -133,11 +240,16 @@ def follow_student(
     movies = list(prepared.movies.values())
     for number, movie in enumerate(movies):
         share = partial(_share, number, len(movies))
-        noisy: NDArray[np.float32] = hide_pixels(movie)[0].filled
+        noisy: NDArray[np.float32] = motion_image(movie.intensities, movie.units).numpy()
         given = yield from relay(whole_flow(noisy, dense_method(method)), share)
         learnt = yield from relay(student_flow(student, noisy, given), share)
         movie.flow_to_previous.copy_(torch.from_numpy(learnt.to_previous))
         movie.flow_to_next.copy_(torch.from_numpy(learnt.to_next))
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Entries whose names begin so, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _share(number: int, count: int, done: float) -> float:

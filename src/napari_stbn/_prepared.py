@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from .correlation import NoiseCorrelation
-from .flow import FlowChoice
+from .flow import FlowChoice, RouteChoice
 from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 from .prior import Units
 from .stack import IntensityScaling, Stack
@@ -81,6 +81,8 @@ class PreparedStack:
         `NoiseCorrelation.whiten`.
     choices : dict of (channel, plane) to FlowChoice
         Which motion was taken, of movies for which it was chosen.
+    routes : dict of (channel, plane) to RouteChoice
+        Along which flow the prediction went that motion was estimated on, where it was.
     """
 
     stack: Stack
@@ -90,6 +92,7 @@ class PreparedStack:
     notes: list[str] = field(default_factory=list)
     correlation: dict[int, NoiseCorrelation | None] = field(default_factory=dict)
     choices: dict[tuple[int, ...], FlowChoice] = field(default_factory=dict)
+    routes: dict[tuple[int, ...], RouteChoice] = field(default_factory=dict)
 
     def pixel_noise(self) -> dict[int, KnownNoise]:
         """Noise of each channel as recorded, before any filter."""

@@ -8,33 +8,34 @@ from functools import partial
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from ._flow_routes import choose_route, with_flow
 from ._generators import relay
+from ._hidden_pixels import hide_pixels, predict_frames
 from ._motion_image import motion_image
 from ._wrong_pixels import WrongPixels
-from .devices import free_memory
-from .flow import Flow, FlowMethod, HeldOut, PairMethod, choose_flow, whole_flow
-from .inference import PATCH_ORIGINS, DenoisedWindow, denoise_frames, plan_inference
+from .flow import (
+    Flow,
+    FlowMethod,
+    HeldOut,
+    PairMethod,
+    RouteChoice,
+    choose_flow,
+    route_flow,
+    still_flow,
+    whole_flow,
+)
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack, prepare_movie, read_filled
 
-__all__ = [
-    "DENSE_METHODS",
-    "dense_method",
-    "hide_pixels",
-    "keep_better",
-    "predict_frames",
-    "reestimate_flow",
-    "refine_flow",
-]
+__all__ = ["DENSE_METHODS", "dense_method", "keep_better", "reestimate_flow", "refine_flow"]
 
+Image = NDArray[np.float32]
 DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "auto")
 """Methods that follow the noise of single pixels where there is much of it."""
 _SURE = 2.0  # standard errors by which flow between noisy frames has to be better
-_MEMORY_SHARE = 0.5  # of what is free, for one movie
 
 
 def dense_method(method: FlowMethod) -> PairMethod:
@@ -53,7 +54,8 @@ def refine_flow(
     model : STBN
         That already denoises, on the device to use.
     prepared : PreparedStack
-        Whatever its flow is now, the prediction goes along zero flow.
+        Whatever its flow is now, the prediction goes along the one that predicts best
+        (`napari_stbn._flow_routes.choose_route`), which is noted in its `routes`.
     method : {"dis", "dis_multi", "ilk", "tvl1", "auto"}
         "auto" chooses by noisy pixels that were hidden from the prediction.
     precision : {"float32", "bfloat16"}, default "float32"
@@ -67,35 +69,47 @@ def refine_flow(
     -----
     Flow between noisy frames follows the noise: it leads a pixel to where the neighbouring frame
     resembles it, its noise included, and so tells the network of it. A prediction along zero flow
-    holds nothing of the pixel's own noise. The paper refines its flow for the same reason.
+    holds nothing of the pixel's own noise. The paper refines its flow for the same reason. But what
+    moves by more than its own size is lost in such a prediction.
     """
+    dense = dense_method(method)
     for number, (key, movie) in enumerate(prepared.movies.items()):
         share = partial(_share, number, len(prepared.movies))
         if movie.wrong:  # found by an earlier model; this one judges anew
             movie = _as_recorded(prepared, key, movie)
-        filters = [prepared.correlation.get(key[0] + c) for c in range(len(movie.units))]
-        wrong = WrongPixels(filters)
-        none = torch.zeros(1).expand(movie.flow_to_previous.shape)  # takes no memory
-        still = replace(movie, flow_to_previous=none, flow_to_next=none)
-        if method == "auto":
-            held, still = hide_pixels(still)
-            frames = yield from relay(
-                predict_frames(model, still, precision, wrong), partial(share, 0.0, 0.8)
-            )
-            flow, choice = yield from relay(choose_flow(held, frames), partial(share, 0.8, 0.2))
-            prepared.choices[key] = choice
-        else:
-            frames = yield from relay(
-                predict_frames(model, still, precision, wrong), partial(share, 0.0, 0.9)
-            )
-            flow = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
-        prepared.movies[key] = replace(
-            movie,
-            flow_to_previous=torch.from_numpy(flow.to_previous),
-            flow_to_next=torch.from_numpy(flow.to_next),
-            wrong=wrong.count,
+        wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
+        choice = yield from relay(
+            choose_route(model, movie, dense, precision), partial(share, 0.0, 0.3)
         )
+        prepared.routes[key] = choice
+        held, seen = hide_pixels(movie) if method == "auto" else (None, movie)
+        image = held.filled if held else motion_image(movie.intensities, movie.units).numpy()
+        flow = yield from relay(_along(choice, image, dense), partial(share, 0.3, 0.1))
+        frames = yield from relay(
+            predict_frames(model, with_flow(seen, _whole_pixels(flow)), precision, wrong),
+            partial(share, 0.4, 0.5),
+        )
+        if held is not None:
+            flow, taken = yield from relay(choose_flow(held, frames), partial(share, 0.9, 0.1))
+            prepared.choices[key] = taken
+        elif choice.again:
+            found = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
+            flow = choice.improved(found)
+        prepared.movies[key] = replace(with_flow(movie, flow), wrong=wrong.count)
         _take_out(prepared.movies[key], wrong)
+
+
+def _along(choice: RouteChoice, image: Image, method: PairMethod) -> Generator[float, None, Flow]:
+    """The flow of a route, for a whole movie (T, Y, X)."""
+    if choice.route == "still":
+        return still_flow(len(image) - 1, *image.shape[1:])
+    noisy = yield from relay(whole_flow(image, method), float)
+    return route_flow(choice.route, noisy)
+
+
+def _whole_pixels(flow: Flow) -> Flow:
+    """The flow as a stream keeps it on disk, so that both predict the same."""
+    return Flow(*(np.rint(d) for d in flow)) if flow.to_next.flags.writeable else flow
 
 
 def _take_out(movie: PreparedMovie, wrong: WrongPixels) -> None:
@@ -183,47 +197,6 @@ def keep_better(flow: Flow, found: Flow, held: HeldOut, *, sure: float = 0.0) ->
     for direction, new in zip(flow, found, strict=True):
         direction[better] = new[better]
     return float(better.mean())
-
-
-def hide_pixels(movie: PreparedMovie) -> tuple[HeldOut, PreparedMovie]:
-    """Hide one pixel in sixteen of a movie from the network, for flow to be measured by.
-
-    Returns
-    -------
-    held : HeldOut
-        Of the image of the channels that motion is looked for in.
-    hidden : PreparedMovie
-        With the pixels' places filled from their neighbours.
-    """
-    intensities = movie.intensities.numpy()
-    valid = movie.valid[:, 0].numpy()
-    inputs = torch.empty_like(movie.inputs)
-    for c, unit in enumerate(movie.units):
-        filled = HeldOut.of(intensities[:, c]).filled
-        inputs[:, c] = unit.to_network(torch.from_numpy(filled))
-    inputs[:, len(movie.units) :] = movie.inputs[:, len(movie.units) :]  # maps, not measured
-    held = HeldOut.of(motion_image(movie.intensities, movie.units).numpy(), valid=valid)
-    return held, replace(movie, inputs=inputs)
-
-
-def predict_frames(
-    model: STBN, movie: PreparedMovie, precision: Precision, wrong: WrongPixels | None = None
-) -> Generator[float, None, NDArray[np.float32]]:
-    """Blind prediction, one image of its channels, (T, Y, X); yields the part that is done.
-
-    Wrong pixels are looked for on the way.
-    """
-    device = next(model.parameters()).device
-    plan = plan_inference(model, movie.shape, int(_MEMORY_SHARE * free_memory(device)), precision)
-    frames = []
-    for piece in denoise_frames(model, movie, plan, precision=precision, origins=PATCH_ORIGINS[:1]):
-        if isinstance(piece, DenoisedWindow):
-            if wrong is not None:
-                wrong.add(piece, movie.intensities[piece.start : piece.start + len(piece.mean)])
-            frames.append(motion_image(piece.prior, movie.units).numpy())  # (T', Y, X)
-        else:
-            yield piece
-    return np.concatenate(frames)
 
 
 def _share(number: int, count: int, before: float, part: float, done: float) -> float:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ._flow_routes import choose_route
 from ._flow_scratch import FlowScratch
 from ._generators import last, relay
 from ._lazy import MovieView
 from ._lazy_movie import LazyMovie
 from ._motion_image import motion_image
+from ._refinement import dense_method
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from ._wrong_pixels import WrongPixels, wrong_pixels_note
 from .devices import free_memory, size_in_words
-from .flow import FlowMethod, FlowStream, PairMethod, choose_flow
+from .flow import (
+    ROUNDS,
+    FlowMethod,
+    FlowStream,
+    PairMethod,
+    SteadyStream,
+    choose_flow,
+    pair_steps,
+    steady_pairs,
+)
+from .flow.pwcnet import PWCNet
+from .flow.student import brightness, normalise, student_pair
 from .inference import PATCH_ORIGINS, DenoisedWindow, Shift
 from .network import STBN
 from .precision import Precision
@@ -37,6 +51,7 @@ __all__ = [
     "memory_budget",
 ]
 
+Image = NDArray[np.float32]
 _FREE_SHARE = 0.6  # of what is free, where no limit is given
 _BYTES_A_PIXEL = 50  # of a run in memory: prepared movie and flow, and the result
 _GPU_SHARE = 0.6  # of what is free on a graphics card
@@ -113,6 +128,8 @@ class Stream:
         Folder for the flow.
     turns : int
         Quarter turns of the movie that its result is averaged over.
+    student : PWCNet or None
+        That corrects the flow between noisy frames; then motion is not refined.
     """
 
     model: STBN
@@ -124,6 +141,7 @@ class Stream:
     memory: int
     scratch: Path
     turns: int = 1
+    student: PWCNet | None = None
 
 
 def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
@@ -187,7 +205,7 @@ def _denoise_movie(
     with FlowScratch(stream.scratch, movie.shape[1:]) as flow:
         method = _method(stream, movie)
         if method != "none":
-            yield from relay(_find_flow(stream, movie, flow, method), partial(share, 1))
+            yield from relay(_find_flow(stream, key, movie, flow, method), partial(share, 1))
             movie.follow(flow)
         for piece in _windows(stream, movie, PATCH_ORIGINS, stream.turns):
             if isinstance(piece, DenoisedWindow):
@@ -209,34 +227,76 @@ def _method(stream: Stream, movie: LazyMovie) -> PairMethod:
 
 
 def _find_flow(
-    stream: Stream, movie: LazyMovie, flow: FlowScratch, method: PairMethod
+    stream: Stream, key: Index, movie: LazyMovie, flow: FlowScratch, method: PairMethod
 ) -> Generator[float, None, None]:
     """Flow of every pair of neighbours: between the frames, or between their predictions."""
-    frames = movie.shape[0]
-    pairs = FlowStream(method)
-    wrong = WrongPixels(movie.filters)
+    if stream.student is not None:
+        yield from _student_flow(stream.student, movie, flow, dense_method(stream.flow))
+        return
     if not stream.refined:
-        for t in range(frames):
-            for found in pairs.add(movie.total(t)):
-                flow.append(*found)
-            yield (t + 1) / frames
-    else:
+        yield from _noisy_flow(movie, flow, method)
+        return
+    dense = dense_method(stream.flow)
+    choice = yield from relay(
+        choose_route(stream.model, movie, dense, stream.precision), partial(_share, 0, 3)
+    )
+    stream.known.routes[key] = choice
+    rounds = ROUNDS if choice.route == "steady" else 0
+    wrong = WrongPixels(movie.filters)
+    with FlowScratch(stream.scratch, movie.shape[1:]) as first:
+        if choice.route != "still":
+            yield from relay(_noisy_flow(movie, first, dense, rounds), partial(_share, 1, 3))
+            movie.follow(first)
+        pairs, steady = FlowStream(method), SteadyStream()
+
+        def keep(found: Iterable[tuple[Image, Image]]) -> None:
+            for pair in found:
+                for mean in steady.add(pair) if rounds else (pair,):
+                    flow.append(*mean)
+
         for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
-            if isinstance(piece, DenoisedWindow):
-                span = slice(piece.start, piece.start + len(piece.mean))
-                wrong.add(piece, movie.intensities[span])
-                for frame in motion_image(piece.prior, movie.units).numpy():
-                    for found in pairs.add(frame):
-                        flow.append(*found)
-                    yield piece.fraction
-            else:
-                yield piece
-    for found in pairs.finish():
-        flow.append(*found)
+            if not isinstance(piece, DenoisedWindow):
+                yield _share(2, 3, piece)
+                continue
+            wrong.add(piece, movie.intensities[piece.start : piece.start + len(piece.mean)])
+            for frame in motion_image(piece.prior, movie.units).numpy() if choice.again else ():
+                keep(pairs.add(frame))
+                yield _share(2, 3, piece.fraction)
+        keep(pairs.finish())
+        for mean in steady.finish():
+            flow.append(*mean)
+        if not choice.again:
+            for pair in range(len(first)):
+                flow.append(*(first.read(pair, way).numpy() for way in (0, 1)))
     if wrong.count:
         movie.take_out(wrong)
         if note := wrong_pixels_note(wrong.count, math.prod(movie.shape) * len(movie.units)):
             movie.notes.append(note)
+
+
+def _noisy_flow(
+    movie: LazyMovie, flow: FlowScratch, method: PairMethod, rounds: int = 0
+) -> Generator[float, None, None]:
+    """Flow of every pair of neighbours, between noisy frames; a mean over time where asked for."""
+    frames = movie.shape[0]
+    noisy = (movie.total(t) for t in range(frames))
+    for pair in steady_pairs(pair_steps(noisy, method), rounds):
+        flow.append(*pair)
+        yield len(flow) / (frames - 1)
+
+
+def _student_flow(
+    student: PWCNet, movie: LazyMovie, flow: FlowScratch, method: PairMethod
+) -> Generator[float, None, None]:
+    """Flow of every pair of neighbours, between noisy frames, corrected by a student."""
+    frames = movie.shape[0]
+    scale = brightness(movie.total, frames)
+    student.eval()
+    given = pair_steps((movie.total(t) for t in range(frames)), method)
+    for t, known in enumerate(given):
+        pair = np.stack([movie.total(t), movie.total(t + 1)])
+        flow.append(*student_pair(student, normalise(pair, scale), known))
+        yield (t + 1) / (frames - 1)
 
 
 def _windows(

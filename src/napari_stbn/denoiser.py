@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._denoiser_use import FittedDenoiser
 from ._fit_parts import Average, begun_fit
+from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
 from ._generators import relay
 from ._preparing import as_stack
@@ -25,7 +26,6 @@ from ._sampling import Sample
 from ._streaming import check_plan, exceeds, memory_budget
 from .estimates import check_training_memory, inference_seconds
 from .network import STBN
-from .preparation import PreparedMovie
 from .presets import PRESETS, PresetName, choose_turns
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
@@ -71,7 +71,7 @@ class Denoiser(FittedDenoiser):
         Begin a fit with random weights, with those that come with the package where there are some
         for this size of the network (see ``docs/warm_start.md``), or with those of a saved model,
         whose network is then used. Unless fresh, motion is estimated on the first model's blind
-        prediction along zero flow instead of the noisy frames.
+        prediction instead of the noisy frames (see ``docs/flow.md``).
     memory_limit : float, optional [GB]
         What a run may take of the main memory; a stack that would take more is read piece by piece.
         Six tenths of what is free when None.
@@ -226,24 +226,34 @@ class Denoiser(FittedDenoiser):
         yield Progress("flow", 1.0, time.perf_counter() - started)
         generator = torch.Generator().manual_seed(self.seed)
         self._average = Average(self.model, plan.averaging)
+        updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
+        movies = list(prepared.movies.values())
+        if updates is not None and begun is not None:
+            self.model.clip_frames = plan.clip_frames  # so it predicted then
+            yield from relay(
+                updates.restore(begun.beside, self.model, movies),
+                lambda done: Progress("flow", done, time.perf_counter() - started),
+            )
         steps = training_steps(
             self.model,
-            list(prepared.movies.values()),
+            movies,
             plan,
             generator=generator,
             precision=precision,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             average=self._average,
             warm=first.warm,
+            beside=None if updates is None else updates.state,
         )
-        updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
         try:
-            for step in steps:
+            spent = None  # seconds between two steps that belong to the fit
+            while (step := _next(steps, spent)) is not None:
                 self.history.append(step)
                 yield Progress("fit", step.fraction, time.perf_counter() - started, step)
+                spent = None
                 if updates is not None:
-                    yield from relay(
-                        self._update_flow(updates, step, list(prepared.movies.values())),
+                    spent = yield from relay(
+                        updates.after(step.part, self.model, self._average, movies),
                         lambda done: Progress("flow", done, time.perf_counter() - started),
                     )
         finally:
@@ -257,14 +267,6 @@ class Denoiser(FittedDenoiser):
             self._keep_flow(updates)
             # The result shall be that of the model when it is loaded again.
             self._flow_is_of_start = self._refines or self._student is not None
-
-    def _update_flow(
-        self, updates: FlowUpdates, step: TrainingStep, movies: Sequence[PreparedMovie]
-    ) -> Generator[float, None, None]:
-        """After a step of the fit: refine the flow, where it is time to."""
-        updates.step()
-        if self.model is not None and self._average is not None and updates.due(step.fraction):
-            yield from updates.update(self.model, self._average, movies)
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""
@@ -287,7 +289,19 @@ class Denoiser(FittedDenoiser):
             origins=1,
             precision=self._layer_precision(model.config),
         )
+        movie = stack.n_frames * math.prod(stack.frame_shape)
+        seconds *= 1 + choice_pixels(movie) / movie
         return seconds < _REFINEMENT_SHARE * plan.time_budget
+
+
+def _next(
+    steps: Generator[TrainingStep, float | None, None], spent: float | None
+) -> TrainingStep | None:
+    """The next step of a fit, told of seconds spent meanwhile; None after the last."""
+    try:
+        return steps.send(spent)
+    except StopIteration:
+        return None
 
 
 def denoise(

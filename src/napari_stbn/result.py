@@ -149,6 +149,9 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
         "flow_choice": {
             ",".join(map(str, key)): choice.to_dict() for key, choice in prepared.choices.items()
         },
+        "flow_route": {
+            ",".join(map(str, key)): route.to_dict() for key, route in prepared.routes.items()
+        },
         "notes": list(dict.fromkeys([*prepared.notes, *_wrong_pixels(prepared)])),
     }
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import torch
+from torch import Tensor
 
 from ._fit_parts import Adam, Average, FitFile, Knot, Schedule
 from ._fit_path import FitPath
@@ -64,8 +65,7 @@ class TrainingConfig:
         Estimate motion on the first model's blind prediction, in a fit from weights that were
         learnt before: "auto" does where that takes a small part of the time budget. "reestimate"
         does so again on the fit's own predictions, twice in a fit, from any start; "distill" lets a
-        student learn from those how to see motion in noisy frames. Both take time beyond the
-        budget.
+        student learn from those how to see motion in noisy frames.
     checks
         Evaluations of the held-out blocks in a full fit.
     pace
@@ -148,6 +148,8 @@ class TrainingStep:
         Of this step.
     skipped
         Steps so far whose gradient was not finite; they changed nothing.
+    part
+        The same without a look at the clock: in a fit that is repeated by its pace it is the same.
     pace
         (step, part of the fit done, part done by each step from there on), as far as known: with it
         a fit with a time budget is repeated (`TrainingConfig.pace`).
@@ -161,6 +163,7 @@ class TrainingStep:
     fraction: float
     learning_rate: float
     skipped: int
+    part: float = 0.0
     pace: tuple[Knot, ...] = ()
     start_held_out: float | None = None
 
@@ -192,7 +195,8 @@ def training_steps(
     checkpoint: Path | None = None,
     average: Average | None = None,
     warm: bool = False,
-) -> Generator[TrainingStep, None, None]:
+    beside: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> Generator[TrainingStep, float | None, None]:
     """Fit a network to noisy movies, in place.
 
     Parameters
@@ -216,11 +220,14 @@ def training_steps(
     warm : bool, default False
         The model's weights were learnt before: go on gently, and put them back in the end if the
         error on the held-out blocks surely got higher.
+    beside : callable, optional
+        What else to keep in the checkpoint, such as the state of what refines the flow.
 
     Yields
     ------
     TrainingStep
-        After each step.
+        After each step. Seconds that are sent back were spent on other work for this fit, and count
+        in its time budget.
 
     Raises
     ------
@@ -315,6 +322,26 @@ def training_steps(
                     schedule.wind_down(fraction)
             elapsed += time.perf_counter() - started
             fraction = schedule.fraction(step)
+            shown = max(fraction, min(1.0, elapsed / (config.time_budget or math.inf)))
+            spent = yield TrainingStep(
+                step=step,
+                loss=float(loss.detach()),
+                held_out=score,
+                elapsed=elapsed,
+                remaining=elapsed * (1 - shown) / max(shown, 1e-6),
+                fraction=shown,
+                learning_rate=rate,
+                skipped=skipped,
+                part=fraction,
+                pace=tuple(schedule.knots),
+                start_held_out=None if start is None else start.loss,
+            )
+            if fraction >= 1:
+                file.remove()
+                return
+            if spent:
+                elapsed += spent
+                schedule.skip(spent)
             if file.due(elapsed):
                 counters = {
                     "step": step,
@@ -328,23 +355,7 @@ def training_steps(
                     "knots": schedule.knots,
                     "safe": path.safe,
                 }
-                file.save(counters, average, optimizer, generator)
-            shown = max(fraction, min(1.0, elapsed / (config.time_budget or math.inf)))
-            yield TrainingStep(
-                step=step,
-                loss=float(loss.detach()),
-                held_out=score,
-                elapsed=elapsed,
-                remaining=elapsed * (1 - shown) / max(shown, 1e-6),
-                fraction=shown,
-                learning_rate=rate,
-                skipped=skipped,
-                pace=tuple(schedule.knots),
-                start_held_out=None if start is None else start.loss,
-            )
-            if fraction >= 1:
-                file.remove()
-                return
+                file.save(counters, average, optimizer, generator, beside() if beside else None)
     finally:
         average.swap()
         if start is not None:

@@ -12,7 +12,8 @@ import torch
 from napari_stbn import Denoiser, PoissonGaussianNoise, Stack, TrainingConfig
 from napari_stbn._flow_updates import FlowUpdates
 from napari_stbn._generators import last
-from napari_stbn._refinement import hide_pixels, keep_better, reestimate_flow, refine_flow
+from napari_stbn._hidden_pixels import hide_pixels
+from napari_stbn._refinement import keep_better, reestimate_flow, refine_flow
 from napari_stbn._start import pretrained_model
 from napari_stbn.flow import Flow, HeldOut
 from napari_stbn.network import STBN, STBNConfig

@@ -17,11 +17,10 @@ from napari_stbn.flow.distillation import (
     Distillation,
     DistillationConfig,
     distillation_loss,
-    normalise,
-    student_flow,
 )
 from napari_stbn.flow.published import LICENCE_NOTICE, load_published
 from napari_stbn.flow.pwcnet import PWCNet, PWCNetConfig, correlation, sample
+from napari_stbn.flow.student import brightness, normalise, student_flow
 from napari_stbn.samples.motion import simulate_motion
 
 SMALL = PWCNetConfig(channels=1, pyramid=(4, 6, 8), search=2, decoder=(8, 4), context=(6, 4))
@@ -117,7 +116,7 @@ def test_it_learns_a_shift() -> None:
     movie = simulate_motion(
         (2, 64, 64), structure="speckle", motion="translation", speed=3, photons=200, seed=0
     )
-    frames = normalise(movie.clean)
+    frames = normalise(movie.clean, brightness(lambda t: movie.clean[t], 2))
     target = torch.from_numpy(movie.flow_to_next[:1])
     errors = []
     for _ in range(60):

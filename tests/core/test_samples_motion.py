@@ -24,6 +24,19 @@ def test_the_flow_brings_a_frame_to_its_neighbour(structure: str, motion: str) -
             assert moved < 0.15 * still
 
 
+@pytest.mark.parametrize("motion", ["translation", "deformation"])
+def test_uneven_motion_has_its_exact_flow_too(motion: str) -> None:
+    movie = simulate_motion((5, 64, 72), motion=motion, speed=2.0, unsteady=1.0, seed=2)
+    inner = (slice(8, -8), slice(8, -8))
+    speeds = []
+    for t in range(4):
+        moved = np.square(interpolate(movie.clean[t + 1], movie.flow_to_next[t]) - movie.clean[t])
+        still = np.square(movie.clean[t + 1] - movie.clean[t])
+        speeds.append(np.hypot(*movie.flow_to_next[t]).mean())
+        assert moved[inner].mean() < 0.15 * still[inner].mean() + 1e-3
+    assert np.std(speeds) > 0.2 * np.mean(speeds)
+
+
 def test_still_and_crossing_movies() -> None:
     still = simulate_motion((3, 48, 48), motion="static", seed=1)
     assert not still.flow_to_next.any()

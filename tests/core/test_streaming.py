@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ def test_what_a_fit_made_ready_is_taken_to_write_its_result(
     fitted.memory_limit = 1e-3  # it would not fit: read piece by piece
     with pytest.raises(AssertionError, match="once more"):
         fitted.denoise_to(STACKS["channels and planes"], tmp_path / "again.npy")
+
+
+def test_a_stream_takes_the_flow_of_the_student(tmp_path: Path) -> None:
+    stack = Stack(simulate((20, 64, 64), seed=2).noisy, "TYX")
+    fitted = tiny().fit(stack, training=replace(FEW, refine="distill"))
+    whole = fitted.denoise(stack)
+    assert whole.report["flow_student"]
+    streaming = twin(fitted, tmp_path, 8e-3)
+    result = streaming.denoise_to(stack, tmp_path / "out.npy")
+    assert result.report["flow_student"]
+    noise = float(np.median(np.asarray(whole.uncertainty)))
+    difference = np.load(tmp_path / "out.npy") - whole.denoised
+    assert np.sqrt(np.mean(difference**2)) < 1e-3 * noise
 
 
 def test_noise_that_pixels_share_is_filtered_in_a_stream_too(tmp_path: Path) -> None:

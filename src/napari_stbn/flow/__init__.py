@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .choice import FlowChoice, choose_flow
 from .consistency import confidence, round_trip_error
-from .estimators import Flow, FlowStream, PairMethod
+from .estimators import Flow, FlowStream, PairMethod, pair_steps
 from .field import end_point_error, warp
-from .held_out import HeldOut, compare
+from .held_out import Comparison, HeldOut, compare
 from .movie import (
     FLOW_METHODS,
     FlowMethod,
@@ -15,15 +15,23 @@ from .movie import (
     measured_flow,
     whole_flow,
 )
+from .routes import ROUNDS, ROUTES, Route, RouteChoice, route_flow, still_flow
+from .steady import SteadyStream, steady_flow, steady_pairs
 
 __all__ = [
     "FLOW_METHODS",
+    "ROUNDS",
+    "ROUTES",
+    "Comparison",
     "Flow",
     "FlowChoice",
     "FlowMethod",
     "FlowStream",
     "HeldOut",
     "PairMethod",
+    "Route",
+    "RouteChoice",
+    "SteadyStream",
     "choose_flow",
     "compare",
     "confidence",
@@ -31,7 +39,12 @@ __all__ = [
     "estimate_flow",
     "flow_steps",
     "measured_flow",
+    "pair_steps",
     "round_trip_error",
+    "route_flow",
+    "steady_flow",
+    "steady_pairs",
+    "still_flow",
     "warp",
     "whole_flow",
 ]

@@ -10,7 +10,7 @@ frames (paper, Eqs. 5, 6, 15-17):
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from .estimators import Flow
 from .pwcnet import PWCNet
+from .student import brightness, normalise
 
-__all__ = ["Distillation", "DistillationConfig", "distillation_loss", "normalise", "student_flow"]
+__all__ = ["Distillation", "DistillationConfig", "distillation_loss"]
 
 _EPSILON = 1e-12  # of Adam: its usual 1e-8 is as large as gradients times the coefficient
 Image = NDArray[np.float32]
@@ -52,17 +53,6 @@ class DistillationConfig:
     learning_rate: Annotated[float, {"min": 1e-7, "max": 0.1}] = 1e-3
     crop: Annotated[int, {"min": 16, "max": 512}] = 96
     batch: Annotated[int, {"min": 1, "max": 64}] = 2
-
-
-def normalise(movie: NDArray[Any]) -> Tensor:
-    """Frames on one scale for a whole movie: 1st to 99.8th percentile to 0..1, (T, 1, Y, X).
-
-    One scale a movie, and no smoothing: a student learns its own.
-    """
-    values = np.asarray(movie, np.float32)
-    every = max(1, values.size // 2**22)
-    low, high = (float(v) for v in np.percentile(values.reshape(-1)[::every], [1.0, 99.8]))
-    return torch.from_numpy((values - low) / max(high - low, 1e-12))[:, None]
 
 
 def distillation_loss(
@@ -142,6 +132,31 @@ class Distillation:
         """Whether the student has learnt anything."""
         return self.steps > 0
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, but for the targets: by name."""
+        state = {f"weight.{k}": v for k, v in self.student.state_dict().items()}
+        for i, parameter in enumerate(self.student.parameters()):
+            kept = self._optimizer.state.get(parameter, {})
+            state |= {f"adam.{i}.{k}": v for k, v in kept.items()}
+        state["generator"] = self._generator.get_state()
+        state["steps"] = torch.tensor(self.steps)
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        weights = {
+            k.removeprefix("weight."): v for k, v in state.items() if k.startswith("weight.")
+        }
+        self.student.load_state_dict(weights)
+        for i, parameter in enumerate(self.student.parameters()):
+            prefix = f"adam.{i}."
+            kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if kept:
+                moments = {k: v.to(parameter.device) if v.ndim else v for k, v in kept.items()}
+                self._optimizer.state[parameter] = moments
+        self._generator.set_state(state["generator"])
+        self.steps = int(state["steps"])
+
     def learn(self, movie: int, noisy: NDArray[Any], teacher: Flow, given: Flow | None) -> None:
         """Take the targets of a movie, in place of earlier ones.
 
@@ -155,7 +170,8 @@ class Distillation:
         given : Flow or None
             On the noisy frames, for a student that corrects.
         """
-        self._lessons[movie] = _Lesson(normalise(noisy), teacher, given)
+        scale = brightness(lambda t: noisy[t], len(noisy))
+        self._lessons[movie] = _Lesson(normalise(noisy, scale), teacher, given)
 
     def step(self) -> float:
         """One step of the student on random parts of random pairs of a movie; its loss.
@@ -228,40 +244,3 @@ class _Lesson:
 def _flow_at(flow: Flow, places: list[_Place]) -> list[Tensor]:
     """Both directions of a flow at places, each (N, 2, H, W)."""
     return [torch.from_numpy(np.stack([d[t][:, y, x] for t, y, x in places])) for d in flow]
-
-
-@torch.no_grad()
-def student_flow(
-    student: PWCNet, noisy: NDArray[Any], given: Flow | None = None
-) -> Generator[float, None, Flow]:
-    """Flow of a student on whole noisy frames.
-
-    Parameters
-    ----------
-    student : PWCNet
-        On the device to use.
-    noisy : ndarray, shape (T, Y, X)
-    given : Flow, optional
-        On the same frames, for a student that corrects.
-
-    Yields
-    ------
-    float
-        Part of the pairs that is done.
-
-    Returns
-    -------
-    Flow
-    """
-    frames, channels = normalise(noisy), student.config.channels
-    device = next(student.parameters()).device
-    pairs = len(frames) - 1
-    flow = Flow(*(np.empty((pairs, 2, *frames.shape[2:]), np.float32) for _ in range(2)))
-    student.eval()
-    for t in range(pairs):
-        first, second = (f.expand(1, channels, -1, -1).to(device) for f in frames[t : t + 2])
-        for way, (this, other) in enumerate(((second, first), (first, second))):
-            known = None if given is None else torch.from_numpy(given[way][t])[None].to(device)
-            flow[way][t] = student(this, other, known)[0].cpu().numpy()
-        yield (t + 1) / pairs
-    return flow

@@ -7,7 +7,7 @@ smoothed a little; why, see ``docs/flow.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -126,9 +126,9 @@ class FlowStream:
 
 
 def pair_steps(
-    movie: NDArray[Any], method: PairMethod, plain: Flow | None = None
+    movie: Iterable[NDArray[Any]], method: PairMethod, plain: Flow | None = None
 ) -> Iterator[tuple[Image, Image]]:
-    """Flow of a movie (T, Y, X) pair by pair; see `FlowStream`."""
+    """Flow of frames (Y, X) pair by pair; see `FlowStream`."""
     stream = FlowStream(method, plain)
     for frame in movie:
         yield from stream.add(frame)

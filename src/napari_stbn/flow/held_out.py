@@ -130,6 +130,22 @@ class HeldOut:
             )
         return replace(self, answers=np.asarray(frames, np.float32))
 
+    def missed_by(self, frames: NDArray[Any]) -> Image:
+        """Weighted squared error of predicted frames where pixels are hidden.
+
+        Parameters
+        ----------
+        frames : ndarray, shape (T, Y, X)
+            Made from `filled`, in the units of the movie.
+
+        Returns
+        -------
+        ndarray, shape (T, Y / 4, X / 4), float32
+        """
+        frame = np.arange(len(frames))[:, None, None]
+        missed = self.values - frames[frame, self.rows, self.columns]
+        return np.asarray(missed**2 * self.weights, np.float32)
+
     def errors(self, flow: Flow | None) -> Image:
         """Weighted squared error of the answers of a flow.
 

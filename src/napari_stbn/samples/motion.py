@@ -33,6 +33,7 @@ def simulate_motion(
     speed: float = 2.0,
     photons: float = 20.0,
     read_noise: float = 1.0,
+    unsteady: float = 0.0,
     seed: int = 0,
 ) -> SimulatedMovie:
     """Simulate a movie whose true flow is known at every pixel.
@@ -49,6 +50,9 @@ def simulate_motion(
     photons : float [photoelectrons]
         99.9th percentile of the clean movie.
     read_noise : float [photoelectrons rms]
+    unsteady : float
+        Standard deviation of the speed from frame to frame, as a part of `speed`: 0 is even motion;
+        from about 1 on it also turns back.
     seed : int
         Same seed and parameters, same movie.
 
@@ -79,9 +83,12 @@ def simulate_motion(
     canvas = Canvas(frames, height, width, psf_sigma=1.2)
     size = np.array([width, height], float)
     fields = _fields(motion, speed, size, path)
-    times = np.arange(frames) - (frames - 1) / 2
+    # How far along its way everything is at each frame, in frames of even motion.
+    strides = 1 + unsteady * np.random.default_rng([seed, 3]).normal(size=frames - 1)
+    times = np.concatenate([[0.0], strides.cumsum()])
+    times -= (times.min() + times.max()) / 2
     # Structures outside of the frame move in.
-    margin = 12.0 + speed * frames / 2
+    margin = 12.0 + speed * (np.ptp(times) + 1) / 2
     for number, (places, brightness, spread) in enumerate(_groups(structure, size, margin, scene)):
         move = fields[number % len(fields)](places)
         paths = places + times[:, None, None] * move
@@ -91,8 +98,9 @@ def simulate_motion(
     if motion == "layers":
         to_previous, to_next = canvas.flows(_SEEN * level)
     else:
-        to_next = np.stack([_everywhere(fields[0], t, size) for t in times[:-1]])
-        to_previous = np.stack([-_everywhere(fields[0], t, size) for t in times[1:]])
+        along = np.stack([_everywhere(fields[0], t, size) for t in times])
+        step = strides.astype(np.float32)[:, None, None, None]
+        to_next, to_previous = step * along[:-1], -step * along[1:]
     return record(
         light * (photons / level),
         (to_previous, to_next),
