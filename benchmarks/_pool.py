@@ -1,8 +1,8 @@
 """Simulated movies of every kind and noise level for `pretrain.py`, each prepared as a fit does.
 
-Seeds from 2,000,000 are for training, from 900,000 for validation; tests and the other benchmarks
-stay far below both. (The first training, of 2026-11-22, took seeds from 1,000,000; see
-docs/warm_start.md.)
+Seeds from 2,000,000 are for training, from 2,100,000 for the width of the prior, from 900,000 for
+validation; tests and the other benchmarks stay far below both. (The first training, of 2026-11-22,
+took seeds from 1,000,000; see docs/warm_start.md.)
 """
 
 from __future__ import annotations

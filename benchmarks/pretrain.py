@@ -10,7 +10,9 @@ import argparse
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from _pool import (
     load_or_make,
     validation_scenes,
 )
+from _pretrain_width import FIRST_WIDTH_SEED, learn_width
 from napari_stbn._fit_parts import Average, FitFile, Schedule
 from napari_stbn._saved_model import SavedModel
 from napari_stbn.network import STBN, STBNConfig
@@ -76,6 +79,22 @@ def main() -> None:
     precision = options.precision or choose_precision(config, device)
     trainer = Trainer(model, scenes, options, precision, first)
     trainer.run()
+    if options.width_steps:
+        seeds = range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes)
+        others = [load_or_make(seed, cache, first) for seed in seeds]
+        losses = learn_width(
+            model,
+            others,
+            options.width_steps,
+            partial(predict, model, precision=precision, paired=trainer.paired),
+            lambda prior, sample: (
+                expected_loss(prior, sample) + _WIDTH_WEIGHT * width_loss(prior, sample)
+            ),
+            torch.Generator().manual_seed(options.seed),
+        )
+        tenth = max(1, len(losses) // 10)
+        _log(f"width: loss {mean(losses[:tenth]):.4f}, at the end {mean(losses[-tenth:]):.4f}")
+        trainer.validate()
     write_weights(options.output, model, options.seed, trainer.step)
     _log(f"wrote {options.output}, {options.output.stat().st_size / 1e6:.2f} MB")
 
@@ -97,6 +116,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=480, help="movies that are simulated")
+    parser.add_argument("--width-scenes", type=int, default=120, help="others, for the width")
+    parser.add_argument(
+        "--width-steps", type=int, default=600, help="of the width at the end; or 0"
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--cache", type=Path, required=True, help="folder of scenes and state")
     parser.add_argument("--output", type=Path, required=True, help="file of the weights")
@@ -219,13 +242,9 @@ class Trainer:
         self.file.save(counters, self.average, self.optimizer, self.generator)
 
     def _validate(self) -> None:
-        """Log blind loss and PSNR of the averaged weights, and write these weights."""
-        started = time.perf_counter()
-        self.validation = self.validation or list(validation_scenes(self.first))
+        """Validate the averaged weights, and write them."""
         self.average.swap()
-        by_level: dict[float, list[tuple[float, ...]]] = {}
-        for _, photons, scene in self.validation:
-            by_level.setdefault(photons, []).append(evaluate(self.model, scene))
+        self.validate()
         write_weights(
             self.options.output.with_suffix(".latest.stbn"),
             self.model,
@@ -233,6 +252,14 @@ class Trainer:
             self.step,
         )
         self.average.swap()
+
+    def validate(self) -> None:
+        """Log blind loss and PSNR of the model as it is."""
+        started = time.perf_counter()
+        self.validation = self.validation or list(validation_scenes(self.first))
+        by_level: dict[float, list[tuple[float, ...]]] = {}
+        for _, photons, scene in self.validation:
+            by_level.setdefault(photons, []).append(evaluate(self.model, scene))
         means = {p: torch.tensor(v).mean(0).tolist() for p, v in by_level.items()}
         levels = "; ".join(f"{p:g} ph: {m[1]:.2f} / {m[2]:.2f}" for p, m in means.items())
         loss, prior, after, inside = torch.tensor(list(means.values())).mean(0).tolist()

@@ -1,0 +1,84 @@
+"""The width of the prior, learnt on movies that no other weight was learnt on.
+
+A network that saw its training movies for long predicts them better than others, and states that
+error. So after the training the one row of the last layer that gives the width is learnt again, on
+new movies, with all other weights as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from _pool import Sample, Scene, draw_sample
+from napari_stbn.network import STBN
+
+Predict = Callable[[Sequence[Sample]], Tensor]
+Loss = Callable[[Tensor, Sample], Tensor]
+
+FIRST_WIDTH_SEED = 2_100_000
+_FRAMES, _SIDE, _BATCH = 24, 56, 2
+_RATE = 2e-3
+
+
+def learn_width(
+    model: STBN,
+    scenes: Sequence[Scene],
+    steps: int,
+    predict: Predict,
+    loss: Loss,
+    generator: torch.Generator,
+) -> list[float]:
+    """Learn the width's row of the last layer, in place; the loss of each step.
+
+    Parameters
+    ----------
+    model : STBN
+        One channel with covariance.
+    scenes : sequence of Scene
+        That the model was not trained on.
+    steps : int
+    predict, loss : callable
+        Of `pretrain.py`.
+    generator : torch.Generator
+    """
+    weight = model.last.weight
+    row = weight.detach()[1:2].clone().requires_grad_()
+    optimizer = torch.optim.Adam([row], lr=_RATE)
+    losses = []
+    average = torch.zeros_like(row)
+    for step in range(steps):
+        samples = [draw_sample(scenes, _FRAMES, _SIDE, generator) for _ in range(_BATCH)]
+        with torch.no_grad():
+            features, prior = _features(model, partial(predict, samples))
+        raw = torch.nn.functional.conv2d(features, row)
+        width = torch.nn.functional.softplus(raw).unflatten(0, prior.shape[:2])
+        learnt = torch.cat([prior[:, :, :1], width], 2)
+        total = torch.stack(
+            [loss(learnt[i : i + 1], sample) for i, sample in enumerate(samples)]
+        ).mean()
+        optimizer.zero_grad()
+        total.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * (1 - step / steps)
+        optimizer.step()
+        if step >= steps // 2:
+            average += row.detach() / (steps - steps // 2)
+        losses.append(float(total.detach()))
+    with torch.no_grad():
+        weight[1:2] = average
+    return losses
+
+
+def _features(model: STBN, run: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What the last layer was given, (N T, F, H, W), and the prior."""
+    seen: list[Tensor] = []
+    hook = model.last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    try:
+        prior = run()
+    finally:
+        hook.remove()
+    return torch.cat(seen).float(), prior
