@@ -2,7 +2,9 @@
 
 A network that saw its training movies for long predicts them better than others, and states that
 error. So after the training the one row of the last layer that gives the width is learnt again, on
-new movies, with all other weights as they are.
+new movies, with all other weights as they are, and taken a quarter of the way. All the way makes
+the stated error right in the mean of its square, which a few large errors set: the truth then lies
+within it in 82 % of the pixels instead of 68 %, and posteriors are a tenth of a decibel worse.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ Loss = Callable[[Tensor, Sample], Tensor]
 FIRST_WIDTH_SEED = 2_100_000
 _FRAMES, _SIDE, _BATCH = 24, 56, 2
 _RATE = 2e-3
+_SHARE = 0.25  # of the way to the row that was learnt
 
 
 def learn_width(
@@ -69,7 +72,7 @@ def learn_width(
             average += row.detach() / (steps - steps // 2)
         losses.append(float(total.detach()))
     with torch.no_grad():
-        weight[1:2] = average
+        weight[1:2].lerp_(average, _SHARE)
     return losses
 
 

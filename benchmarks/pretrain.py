@@ -79,7 +79,7 @@ def main() -> None:
     precision = options.precision or choose_precision(config, device)
     trainer = Trainer(model, scenes, options, precision, first)
     trainer.run()
-    if options.width_steps:
+    if options.width_steps and trainer.done:
         seeds = range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes)
         others = [load_or_make(seed, cache, first) for seed in seeds]
         losses = learn_width(
@@ -174,6 +174,11 @@ class Trainer:
             self.schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
             self.schedule.resume(self.step, self.elapsed)
         self.validation: list[tuple[str, float, Scene]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is used up."""
+        return self.schedule.fraction(self.step) >= 1
 
     def run(self) -> None:
         """Train to the end of the budget; the model then holds the averaged weights."""

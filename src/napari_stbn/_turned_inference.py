@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
 
 from ._inference_steps import Runner
 from .clips import turn
@@ -15,8 +16,8 @@ from .inference import (
     DenoisedWindow,
     InferencePlan,
     clip_blocks,
-    denoise_block,
     denoise_frames,
+    predict_block,
 )
 from .network import STBN
 from .precision import Precision
@@ -57,9 +58,8 @@ def denoise_turned(
     -----
     Patches of the spatial expansion have one origin in each turn. Over four turns the pattern that
     they leave cancels as over four origins (`napari_stbn.inference.PATCH_ORIGINS`), and where the
-    sides are not multiples of 4 nearly so. Posteriors are averaged, not priors. The uncertainty is
-    the mean one: the error of the average is lower by as much as the errors of the turns differ, a
-    few hundredths.
+    sides are not multiples of 4 nearly so. Priors are averaged, mean and width, before they are
+    fused with the pixels: whether a pixel is wrong (`napari_stbn._doubt`) is judged once.
     """
     frames = movie.shape[0]
     unbounded = plan.clip_frames is None and plan.window < frames  # states of all would be kept
@@ -69,19 +69,24 @@ def denoise_turned(
     length = min(plan.clip_frames or frames, frames)
     for first, start, stop in clip_blocks(frames, length) if length < frames else ((0, 0, frames),):
         part = _part(movie, first, first + length)
-        whole: DenoisedWindow | None = None
+        total: dict[int, Tensor] = {}  # prior of each frame, summed over turns
         for quarter in range(turns):
             runner = Runner(model, _turned(part, quarter), plan, precision, PATCH_ORIGINS[:1])
-            block = denoise_block(runner, 0, start - first, stop - first, length)
-            while True:
-                try:
-                    done = (quarter + next(block)) / turns
-                except StopIteration as finished:
-                    whole = _added(whole, finished.value, quarter, turns)
-                    break
-                yield (start + (stop - start) * done) / frames
-        if whole is not None:
-            yield replace(whole, start=start, fraction=stop / frames)
+            take = partial(_add, total, quarter)
+            block = predict_block(runner, 0, start - first, stop - first, length, take)
+            for done in block:
+                yield (start + (stop - start) * (quarter + done) / turns) / frames
+        runner = Runner(model, part, plan, precision, PATCH_ORIGINS[:1])
+        window = runner.window(start - first, stop - first)
+        for t, prior in total.items():
+            runner.finish(t, prior / turns, window)
+        yield replace(window, start=start, fraction=stop / frames)
+
+
+def _add(total: dict[int, Tensor], quarter: int, t: int, prior: Tensor) -> None:
+    """Add the prior of a frame of a turned movie to those of the other turns."""
+    back = turn(prior, -quarter, False)
+    total[t] = total[t] + back if t in total else back.contiguous()
 
 
 def _part(movie: PreparedMovie | LazyMovie | MoviePart, first: int, last: int) -> PreparedMovie:
@@ -107,21 +112,3 @@ def _turned(movie: PreparedMovie, quarter: int) -> PreparedMovie:
         flow_to_previous=turn(movie.flow_to_previous, quarter, False, vectors=True),
         flow_to_next=turn(movie.flow_to_next, quarter, False, vectors=True),
     )
-
-
-def _added(
-    whole: DenoisedWindow | None, part: DenoisedWindow, quarter: int, turns: int
-) -> DenoisedWindow:
-    """The mean over turns so far, with one more."""
-
-    def mean(name: str) -> torch.Tensor:
-        back = turn(getattr(part, name), -quarter, False) / turns
-        return back.contiguous() if whole is None else getattr(whole, name) + back
-
-    if part.std is None:  # then the mean is the prior
-        blind = mean("prior")
-        return replace(part, mean=blind, prior=blind)
-    wrong = None if part.wrong is None else turn(part.wrong, -quarter, False)
-    if wrong is not None and whole is not None and whole.wrong is not None:
-        wrong = wrong | whole.wrong
-    return replace(part, mean=mean("mean"), std=mean("std"), prior=mean("prior"), wrong=wrong)

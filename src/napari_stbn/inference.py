@@ -23,7 +23,7 @@ Results differ from the untiled ones by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -150,6 +150,22 @@ def denoise_block(
 
     Yields the part that is done, 0 to 1, after every tile.
     """
+    window = runner.window(start, stop)
+    yield from predict_block(
+        runner, first, start, stop, last, lambda t, prior: runner.finish(t, prior, window)
+    )
+    return window
+
+
+def predict_block(
+    runner: Runner,
+    first: int,
+    start: int,
+    stop: int,
+    last: int,
+    take: Callable[[int, Tensor], None],
+) -> Generator[float, None, None]:
+    """Hand the prior (1, K, Y, X) of each frame of a block to `take`; as `denoise_block`."""
     steps = (last - start) + (stop - first) + (stop - start)
     done = iter(k / steps for k in range(steps))
     future: dict[int, Tensor] = {}
@@ -158,13 +174,11 @@ def denoise_block(
         state = yield from _telling(runner.step("from_future", t, state), next(done))
         if t < stop:
             future[t] = state
-    window = runner.window(start, stop)
     for t in range(first, stop):
         past = yield from _telling(runner.step("from_past", t, past), next(done))
         if t >= start:
             prior = yield from _telling(runner.predict(past, future.pop(t)), next(done))
-            runner.finish(t, prior, window)
-    return window
+            take(t, prior)
 
 
 def denoise_frame(

@@ -52,6 +52,7 @@ def train(pretrain: ModuleType, folder: Path, *options: str) -> dict[str, torch.
     output = folder / "weights.stbn"
     arguments = ["--scenes", "2", "--validate-every", "0", "--precision", "float32"]
     arguments += ["--cache", str(folder), "--output", str(output), "--steps", "12", *options]
+    arguments += ["--width-scenes", "1", "--width-steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["pretrain.py", *arguments])
         pretrain.main()

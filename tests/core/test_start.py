@@ -85,7 +85,7 @@ def test_a_warm_fit_goes_on_after_a_crash_to_the_same_numbers(
             break
     steps.close()
     rest = warm(learnt).fit(MOVIE, training=FEW, checkpoint=tmp_path / "fit")
-    assert rest.history[0].step == 10
+    assert rest.history[0].step == 9  # the one that was not written yet is done again
     assert rest.history[-1].start_held_out == whole.history[-1].start_held_out
     assert torch.equal(weights(rest.model), weights(whole.model))
 
