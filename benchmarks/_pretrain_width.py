@@ -22,7 +22,6 @@ Predict = Callable[[Sequence[Sample]], Tensor]
 Loss = Callable[[Tensor, Sample], Tensor]
 
 FIRST_WIDTH_SEED = 2_100_000
-_FRAMES, _SIDE, _BATCH = 24, 56, 2
 _RATE = 2e-3
 _SHARE = 0.25  # of the way to the row that was learnt
 
@@ -31,6 +30,7 @@ def learn_width(
     model: STBN,
     scenes: Sequence[Scene],
     steps: int,
+    clip: tuple[int, int, int],
     predict: Predict,
     loss: Loss,
     generator: torch.Generator,
@@ -44,17 +44,20 @@ def learn_width(
     scenes : sequence of Scene
         That the model was not trained on.
     steps : int
+    clip : (int, int, int)
+        Clips in a step, frames of a clip, and its side [px].
     predict, loss : callable
         Of `pretrain.py`.
     generator : torch.Generator
     """
+    batch, frames, side = clip
     weight = model.last.weight
     row = weight.detach()[1:2].clone().requires_grad_()
     optimizer = torch.optim.Adam([row], lr=_RATE)
     losses = []
     average = torch.zeros_like(row)
     for step in range(steps):
-        samples = [draw_sample(scenes, _FRAMES, _SIDE, generator) for _ in range(_BATCH)]
+        samples = [draw_sample(scenes, frames, side, generator) for _ in range(batch)]
         with torch.no_grad():
             features, prior = _features(model, partial(predict, samples))
         raw = torch.nn.functional.conv2d(features, row)

@@ -86,6 +86,7 @@ def main() -> None:
             model,
             others,
             options.width_steps,
+            STAGES[-1][1:],
             partial(predict, model, precision=precision, paired=trainer.paired),
             lambda prior, sample: (
                 expected_loss(prior, sample) + _WIDTH_WEIGHT * width_loss(prior, sample)
