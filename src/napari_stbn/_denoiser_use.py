@@ -67,7 +67,6 @@ class FittedDenoiser(DenoiserState):
         started = time.perf_counter()
         stack = as_stack(data, axes)
         model = self._fitted(stack)
-        joint = model.config.channels > 1
         memory = memory_budget(self.memory_limit)
         output = ArrayOutput(stack)
         if exceeds(stack, memory):
@@ -77,17 +76,7 @@ class FittedDenoiser(DenoiserState):
             none = np.empty((0, 2, *stack.frame_shape), np.float32)
             to_previous, to_next = none, none
         else:
-            described = yield from self._prepare(stack, joint, started, model)
-            yield from relay(
-                denoise_prepared(
-                    model,
-                    described,
-                    output,
-                    self._layer_precision(model.config),
-                    self.turns or self._turns,
-                ),
-                lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
-            )
+            described = yield from self._denoise_whole(stack, output, started, model)
             to_previous, to_next = gather_flow(described)
         denoised = stack.assemble(output.means, np.float32)
         return DenoiseResult(
@@ -253,22 +242,10 @@ class FittedDenoiser(DenoiserState):
         """
         started = time.perf_counter()
         model = self._fitted(stack)
-        joint = model.config.channels > 1
         memory = memory_budget(self.memory_limit)
         if self._is_at_hand(stack) and not exceeds(stack, memory):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
-            described = yield from self._prepare(stack, joint, started, model)
-            yield from relay(
-                denoise_prepared(
-                    model,
-                    described,
-                    output,
-                    self._layer_precision(model.config),
-                    self.turns or self._turns,
-                ),
-                lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
-            )
-            return described
+            return (yield from self._denoise_whole(stack, output, started, model))
         notes: list[str] = []
         if self._prepared is not None and self._prepared.stack is stack:
             notes.extend(self._prepared.notes)
@@ -281,7 +258,7 @@ class FittedDenoiser(DenoiserState):
         stream = Stream(
             model=model,
             known=known,
-            joint=joint,
+            joint=model.config.channels > 1,
             flow=self.flow,
             refined=self._refines,
             student=self._student,
@@ -296,6 +273,18 @@ class FittedDenoiser(DenoiserState):
         )
         known.notes.extend(said)
         return known
+
+    def _denoise_whole(
+        self, stack: Stack, output: Output, started: float, model: STBN
+    ) -> Generator[Progress, None, PreparedStack]:
+        """Prepare a stack in memory and denoise it into an output."""
+        prepared = yield from self._prepare(stack, model.config.channels > 1, started, model)
+        precision, turns = self._layer_precision(model.config), self.turns or self._turns
+        yield from relay(
+            denoise_prepared(model, prepared, output, precision, turns),
+            lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
+        )
+        return prepared
 
     def _is_at_hand(self, stack: Stack) -> bool:
         """Whether the whole stack is prepared already; parts of it are of no use to denoise it."""

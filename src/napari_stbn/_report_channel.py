@@ -8,7 +8,6 @@ from html import escape
 import numpy as np
 from scipy import ndimage
 
-from ._prepared import KnownNoise
 from ._report_measures import (
     Brightness,
     Motion,
@@ -28,6 +27,7 @@ from ._report_verdict import (
     judge_residual,
 )
 from .noise import GaussianNoise, MeasuredNoise, NoiseFit, PoissonGaussianNoise
+from .preparation import KnownNoise
 from .result import DenoiseResult
 from .stack import Stack
 

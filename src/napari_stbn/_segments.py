@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from ._lazy_movie import LazyMovie
 from ._turned_inference import denoise_turned
-from .inference import DenoisedWindow, InferencePlan, Shift, denoise_frames, plan_inference
+from .inference import DenoisedWindow, InferencePlan, Shift, plan_inference
 from .network import STBN
 from .network.stbn import head_radius
 from .precision import Precision
-from .preparation import PreparedMovie
 
 __all__ = ["OVERLAP", "Segments", "denoise_segments", "plan_segments"]
 
@@ -94,18 +92,14 @@ def denoise_segments(
     origins: Sequence[Shift],
     turns: int = 1,
 ) -> Generator[DenoisedWindow | float, None, None]:
-    """`napari_stbn.inference.denoise_frames`, or `denoise_turned`, segment by segment."""
+    """`napari_stbn._turned_inference.denoise_turned`, segment by segment."""
     frames = movie.shape[0]
     for start, stop in segments.spans(frames):
         first, last = max(0, start - OVERLAP), min(frames, stop + OVERLAP)
         part = movie if segments.count == 1 else movie.part(first, last)
-        like = cast("PreparedMovie", part)  # is read like one
-        pieces = (
-            denoise_frames(model, like, segments.plan, precision=precision, origins=origins)
-            if turns == 1
-            else denoise_turned(model, like, segments.plan, turns, precision=precision)
-        )
-        for piece in pieces:
+        for piece in denoise_turned(
+            model, part, segments.plan, turns, precision=precision, origins=origins
+        ):
             if not isinstance(piece, DenoisedWindow):
                 yield (start + piece * (stop - start)) / frames
             elif segments.count == 1:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from .inference import (
     PATCH_ORIGINS,
     DenoisedWindow,
     InferencePlan,
+    Shift,
     clip_blocks,
     denoise_frames,
     predict_block,
@@ -36,6 +37,7 @@ def denoise_turned(
     turns: int,
     *,
     precision: Precision = "float32",
+    origins: Sequence[Shift] = PATCH_ORIGINS,
 ) -> Generator[DenoisedWindow | float, None, None]:
     """`napari_stbn.inference.denoise_frames`, averaged over quarter turns of the movie.
 
@@ -46,6 +48,9 @@ def denoise_turned(
     turns : int
         Quarter turns, 1 to 4. One is `denoise_frames` itself, and so is a network that looks along
         all of a movie that is longer than the plan's windows.
+
+    origins : sequence of (row, column)
+        Of the patches, where there is one turn.
 
     Yields
     ------
@@ -64,7 +69,8 @@ def denoise_turned(
     frames = movie.shape[0]
     unbounded = plan.clip_frames is None and plan.window < frames  # states of all would be kept
     if turns == 1 or unbounded:
-        yield from denoise_frames(model, movie, plan, precision=precision)  # type: ignore[arg-type]
+        like = cast("PreparedMovie", movie)  # is read like one
+        yield from denoise_frames(model, like, plan, precision=precision, origins=origins)
         return
     length = min(plan.clip_frames or frames, frames)
     for first, start, stop in clip_blocks(frames, length) if length < frames else ((0, 0, frames),):
