@@ -29,6 +29,7 @@ def batch(options: argparse.Namespace) -> int:
         keep_dtype=options.keep_dtype,
         overwrite=options.force,
         blocks=options.blocks,
+        camera=options.camera or (),
     )
     outcomes: list[MovieOutcome] = []
     steps = batch_steps(options.inputs, options.output, chosen)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from ._batch_blocks import Block, BlockStore, cut
 from ._batch_sample import sample
 from ._generators import last
+from .camera import read_corrected
 from .denoiser import Denoiser
 from .devices import limit_memory
-from .io import read, write
+from .io import write
 from .settings import RunSettings
 from .stack import Stack, cast_like
 
@@ -59,6 +60,8 @@ class MovieJob:
     keep_dtype, overwrite : bool
     checkpoint : str
         Where the state of the fit is kept, so that another worker can go on with it.
+    camera : tuple of str
+        Maps that correct the movie.
     """
 
     source: str
@@ -70,6 +73,11 @@ class MovieJob:
     keep_dtype: bool
     overwrite: bool
     checkpoint: str
+    camera: tuple[str, ...] = ()
+
+    def read(self) -> tuple[Stack, np.dtype[Any]]:
+        """The movie, and the number type that it was recorded in."""
+        return read_corrected(self.source, self.axes, self.camera)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class SampleJob:
     settings: str
     axes: str | None
     checkpoint: str
+    camera: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def run_movie(job: MovieJob) -> Done:
     """Fit to a movie, or load a model, and denoise it into its files, whole or not at all."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack = read(job.source, axes=job.axes)
+        stack, recorded = job.read()
         stack.check()
         if job.model is None:
             denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
@@ -118,7 +127,7 @@ def run_movie(job: MovieJob) -> Done:
             stack,
             job.target,
             uncertainty=job.uncertainty,
-            dtype=stack.dtype if job.keep_dtype else np.float32,
+            dtype=recorded if job.keep_dtype else np.float32,
             overwrite=job.overwrite,
         )
         return _done(started, worker, denoiser, result.report["notes"])
@@ -128,7 +137,7 @@ def fit_movie(job: MovieJob, target: str) -> Done:
     """Fit to a movie and save the model, for blocks that are denoised with it."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack = read(job.source, axes=job.axes)
+        stack, _ = job.read()
         denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         denoiser.save(target, overwrite=True)
         return _done(started, worker, denoiser)
@@ -138,7 +147,7 @@ def fit_sample(job: SampleJob) -> Done:
     """Fit one model to a sample of all movies and save it."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack = sample([Path(source) for source in job.sources], job.axes)
+        stack = sample([Path(source) for source in job.sources], job.axes, job.camera)
         denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         denoiser.save(job.target, overwrite=True)
         return _done(started, worker, denoiser)
@@ -148,7 +157,7 @@ def run_block(job: BlockJob) -> Done:
     """Denoise one block with its margin, a few frames at a time, and keep the block."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack = read(job.movie.source, axes=job.movie.axes)
+        stack, _ = job.movie.read()
         denoiser = _load(job.movie)
         if job.movie.uncertainty is not None and not denoiser.has_uncertainty:
             raise ValueError(_NO_UNCERTAINTY)
@@ -167,7 +176,7 @@ def join_blocks(job: MovieJob, store: str) -> Done:
         started = time.perf_counter()
         kept = BlockStore(Path(store))
         uncertainty = None if job.uncertainty is None else kept.joined("uncertainty")
-        _write(job, read(job.source, axes=job.axes), kept.joined("denoised"), uncertainty)
+        _write(job, kept.joined("denoised"), uncertainty)
         return Done(time.perf_counter() - started, worker=worker)
 
 
@@ -193,12 +202,13 @@ def _load(job: MovieJob) -> Denoiser:
     return denoiser
 
 
-def _write(job: MovieJob, stack: Stack, denoised: Any, uncertainty: Any) -> None:
+def _write(job: MovieJob, denoised: Any, uncertainty: Any) -> None:
     """Write the results that the job asks for; the denoised movie last, as the sign of success."""
+    stack, recorded = job.read()
     if job.uncertainty is not None:
         write(job.uncertainty, stack.like(uncertainty), overwrite=job.overwrite)
     if job.keep_dtype:
-        denoised = _AsType(denoised, stack.dtype)
+        denoised = _AsType(denoised, recorded)
     write(job.target, stack.like(denoised), overwrite=job.overwrite)
 
 

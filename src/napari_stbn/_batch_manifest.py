@@ -148,6 +148,13 @@ def fingerprint(path: Path) -> dict[str, Any]:
     }
 
 
+def digest(path: Path) -> str:
+    """A word that is the same only for a file of the same content, or a folder left untouched."""
+    if path.is_dir():
+        return identity(fingerprint(path), {})
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def identity(movie: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
     """A word that is the same only for the same movie and the same parameters."""
     text = json.dumps([movie, parameters], sort_keys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -45,6 +46,8 @@ class BatchOptions:
     blocks : int, optional
         Parts that each movie is denoised in at the same time; 1 never splits. When None only large
         movies are split, and only where there are more workers than movies.
+    camera : sequence of path
+        Maps that correct all movies first, see `napari_stbn.CameraMaps.read`.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class BatchOptions:
     keep_dtype: bool = False
     overwrite: bool = False
     blocks: int | None = None
+    camera: Sequence[str | PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         if self.model is not None and self.shared_model:

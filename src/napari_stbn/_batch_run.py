@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -26,10 +25,11 @@ from ._batch_jobs import (
     run_block,
     run_movie,
 )
-from ._batch_manifest import Manifest, fingerprint, identity
+from ._batch_manifest import Manifest, digest, fingerprint, identity
 from ._batch_options import BatchOptions, MovieOutcome
 from ._batch_pool import Pool
 from ._saved_model import SavedModel
+from .camera import CameraMaps
 from .io import check_writable
 from .result import versions
 from .stack import Stack
@@ -101,9 +101,13 @@ class BatchRun:
         self.model = None if options.model is None else Path(options.model).absolute()
         if options.shared_model:
             self.model = folder / SHARED_MODEL
+        self.camera = tuple(str(Path(path).absolute()) for path in options.camera)
         settings = json.loads(options.settings.to_json())
         for name in ("device", "memory_limit"):  # the same work, wherever it is done
             settings.pop(name, None)
+        if self.camera:
+            CameraMaps.read(self.camera)  # refused here, not by every worker
+            settings["camera"] = [digest(Path(path)) for path in self.camera]
         self.settings: dict[str, Any] = settings
 
     def has_shared_model(self) -> bool:
@@ -127,6 +131,7 @@ class BatchRun:
             self.options.settings.to_json(),
             self.options.axes,
             str(self.folder / ".stbn-shared.fit"),
+            self.camera,
         )
         self._note(SHARED_MODEL, "started", parameters=self.settings)
         pool.submit(None, fit_sample, job)
@@ -217,6 +222,7 @@ class BatchRun:
             keep_dtype=self.options.keep_dtype,
             overwrite=pending.replace,
             checkpoint=str(self.folder / f".stbn-{pending.key}.fit"),
+            camera=self.camera,
         )
         work = _Work(pending, job, self.folder / f".stbn-{pending.key}")
         return _Step(work, "movie", run_movie, (job,))
@@ -295,12 +301,10 @@ class BatchRun:
     def _parameters(self) -> dict[str, Any]:
         """What the results depend on beside the movie, in plain values."""
         options = self.options
-        digest = None
-        if self.model is not None:
-            digest = hashlib.sha256(self.model.read_bytes()).hexdigest()[:16]
         return {
             "settings": self.settings if self.model is None else None,
-            "model": digest,
+            "camera": self.settings.get("camera"),
+            "model": None if self.model is None else digest(self.model),
             "axes": options.axes,
             "ending": options.ending,
             "uncertainty": options.uncertainty,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .io import read
+from .camera import read_corrected
 from .stack import Stack
 
 __all__ = ["sample"]
@@ -19,7 +19,7 @@ _PIXELS = 2**25  # of all movies together
 _FRAMES = 64
 
 
-def sample(paths: Sequence[Path], axes: str | None) -> Stack:
+def sample(paths: Sequence[Path], axes: str | None, camera: Sequence[str] = ()) -> Stack:
     """Crops of many movies as planes of one stack, so that one fit serves all.
 
     Parameters
@@ -29,6 +29,8 @@ def sample(paths: Sequence[Path], axes: str | None) -> Stack:
         are left out.
     axes : str or None
         Overrules the files.
+    camera : sequence of str
+        Maps that correct them, see `napari_stbn.CameraMaps.read`.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def sample(paths: Sequence[Path], axes: str | None) -> Stack:
     refusal: Exception | None = None
     for path in paths:
         try:
-            stack = read(path, axes=axes)
+            stack, _ = read_corrected(path, axes, camera)
             stack.check()
         except (ValueError, OSError) as error:
             _logger.warning("%s is left out of the sample: %s", path.name, error)

@@ -44,7 +44,8 @@ OWN_OPTIONS = ("max_steps", "time_budget", "pace")
 
 def denoise(options: argparse.Namespace) -> None:
     """`napari-stbn denoise`."""
-    stack = _read(options)
+    stack, recorded = _read(options)
+    dtype = recorded if options.keep_dtype else np.dtype(np.float32)
     for path in filter(None, (options.output, options.uncertainty)):
         check_writable(path, overwrite=options.force)  # now, not after the fit
     for path in filter(None, (options.report, options.save_model)):
@@ -81,9 +82,9 @@ def denoise(options: argparse.Namespace) -> None:
         if unfinished is not None:
             unfinished.keep(denoiser)
     if denoiser.streams(stack):
-        report = _denoise_streamed(options, stack, denoiser)
+        report = _denoise_streamed(options, stack, denoiser, dtype)
     else:
-        report = _denoise_in_memory(options, stack, denoiser)
+        report = _denoise_in_memory(options, stack, denoiser, dtype)
     if options.save_model is not None:
         denoiser.save(options.save_model, overwrite=options.force)
     if unfinished is not None:
@@ -115,13 +116,13 @@ def _unfinished(
 
 
 def _denoise_in_memory(
-    options: argparse.Namespace, stack: Stack, denoiser: Denoiser
+    options: argparse.Namespace, stack: Stack, denoiser: Denoiser, dtype: np.dtype[Any]
 ) -> dict[str, Any]:
     """Denoise, then write; the report."""
     result = _progress(denoiser.denoise_steps(stack))
     denoised = result.stack
-    if options.keep_dtype:
-        denoised = denoised.like(cast_like(result.denoised, stack.dtype))
+    if dtype != denoised.dtype:
+        denoised = denoised.like(cast_like(result.denoised, dtype))
     write(options.output, denoised, overwrite=options.force)
     if result.uncertainty is not None and options.uncertainty is not None:
         write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
@@ -135,7 +136,7 @@ def _denoise_in_memory(
 
 
 def _denoise_streamed(
-    options: argparse.Namespace, stack: Stack, denoiser: Denoiser
+    options: argparse.Namespace, stack: Stack, denoiser: Denoiser, dtype: np.dtype[Any]
 ) -> dict[str, Any]:
     """Write while denoising; the report."""
     result = _progress(
@@ -143,7 +144,7 @@ def _denoise_streamed(
             stack,
             options.output,
             uncertainty=options.uncertainty,
-            dtype=stack.dtype if options.keep_dtype else np.float32,
+            dtype=dtype,
             overwrite=options.force,
         )
     )
@@ -193,10 +194,10 @@ def demo(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """`napari-stbn info`."""
-    stack = _read(options)
+    stack, recorded = _read(options)
     stack.check()
     print(f"file      {options.input.name}")
-    print(f"size      {_shape(stack)} {stack.dtype}")
+    print(f"size      {_shape(stack)} {recorded}")
     if stack.pixel_size:
         sizes = ", ".join(f"{axis} {size:g}" for axis, size in stack.pixel_size.items())
         print(f"pixel     {sizes} {stack.unit}")
@@ -237,9 +238,10 @@ def _at_most(seconds: float) -> str:
     return "without a time limit" if seconds == float("inf") else f"{seconds:.0f} s at most"
 
 
-def _read(options: argparse.Namespace) -> Stack:
-    """Read the input, say what was guessed, take the frames asked for."""
+def _read(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
+    """Read the input, say what was guessed, take the frames asked for; and its number type."""
     stack = read(options.input, axes=options.axes)
+    recorded = np.dtype(stack.dtype)
     _logger.info("read %r", stack)
     if stack.guess:
         print(f"axes: {stack.guess}")
@@ -252,7 +254,7 @@ def _read(options: argparse.Namespace) -> Stack:
         maps = CameraMaps.read(options.camera)
         print(f"camera: {int((~maps.usable).sum())} pixels with too much read noise are left out")
         stack = maps.correct(stack)
-    return stack
+    return stack, recorded
 
 
 def settings_of(options: argparse.Namespace) -> RunSettings:

@@ -17,7 +17,7 @@ from ._start import FirstModel, first_model
 from ._streaming import exceeds, memory_budget
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
-from .flow import FLOW_METHODS, FlowMethod
+from .flow import FLOW_METHODS, FlowMethod, RouteChoice
 from .flow.pwcnet import PWCNet
 from .network import STBN, STBNConfig
 from .precision import Precision, choose_precision
@@ -103,6 +103,7 @@ class DenoiserState:
         self._flow_rounds = 0
         self._turns = 1  # what became of `turns`
         self._student: PWCNet | None = None
+        self._routes: dict[str, RouteChoice] = {}  # of the movies that it met
         self._flow_is_of_start = False
 
     @property
@@ -168,6 +169,7 @@ class DenoiserState:
             flow_rounds=self._flow_rounds,
             student=self._student,
             turns=self._turns,
+            routes=self._routes,
             seed=self.seed,
             steps=len(self.history),
             noise=self.channel_noise,
@@ -220,7 +222,7 @@ class DenoiserState:
         denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
         denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
         denoiser._student = saved.student
-        denoiser._turns = saved.turns
+        denoiser._turns, denoiser._routes = saved.turns, saved.routes
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:

@@ -266,6 +266,7 @@ class FittedDenoiser(DenoiserState):
             memory=memory,
             scratch=Path(scratch),
             turns=self.turns or self._turns,
+            routes=self._routes,
         )
         said = yield from relay(
             denoise_stream(stream, output),
@@ -318,6 +319,7 @@ class FittedDenoiser(DenoiserState):
                     prepared,
                     self.flow,
                     self._layer_precision(model.config),
+                    self._routes,
                 ),
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )

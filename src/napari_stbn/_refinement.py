@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, MutableMapping
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -45,7 +45,11 @@ def dense_method(method: FlowMethod) -> PairMethod:
 
 
 def refine_flow(
-    model: STBN, prepared: PreparedStack, method: FlowMethod, precision: Precision = "float32"
+    model: STBN,
+    prepared: PreparedStack,
+    method: FlowMethod,
+    precision: Precision = "float32",
+    known: MutableMapping[str, RouteChoice] | None = None,
 ) -> Generator[float, None, None]:
     """Estimate the flow of every movie on its blind prediction, in place; take out wrong pixels.
 
@@ -59,6 +63,8 @@ def refine_flow(
     method : {"dis", "dis_multi", "ilk", "tvl1", "auto"}
         "auto" chooses by noisy pixels that were hidden from the prediction.
     precision : {"float32", "bfloat16"}, default "float32"
+    known : dict of str to RouteChoice, optional
+        What was chosen before for the same movies; more is added.
 
     Yields
     ------
@@ -79,7 +85,7 @@ def refine_flow(
             movie = _as_recorded(prepared, key, movie)
         wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
         choice = yield from relay(
-            choose_route(model, movie, dense, precision), partial(share, 0.0, 0.3)
+            choose_route(model, movie, dense, precision, known), partial(share, 0.0, 0.3)
         )
         prepared.routes[key] = choice
         held, seen = hide_pixels(movie) if method == "auto" else (None, movie)

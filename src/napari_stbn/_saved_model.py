@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
+from .flow import RouteChoice
 from .flow.pwcnet import PWCNet, PWCNetConfig
 from .network import STBN, STBNConfig
 from .noise import noise_from_dict
@@ -51,6 +52,8 @@ class SavedModel:
         That makes the flow of noisy frames better.
     turns : int
         Quarter turns of the movie that a result is averaged over.
+    routes : dict of str to RouteChoice
+        Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     """
 
     model: STBN
@@ -66,6 +69,7 @@ class SavedModel:
     flow_rounds: int = 0
     student: PWCNet | None = None
     turns: int = 1
+    routes: dict[str, RouteChoice] = field(default_factory=dict)
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -78,6 +82,7 @@ class SavedModel:
             "flow_rounds": self.flow_rounds,
             "student": None if self.student is None else asdict(self.student.config),
             "turns": self.turns,
+            "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
@@ -141,6 +146,10 @@ class SavedModel:
                 flow_rounds=_rounds(header.get("flow_rounds", 0)),
                 student=student,
                 turns=_turns(header.get("turns", 1)),
+                routes={
+                    str(digest): RouteChoice.from_dict(choice)
+                    for digest, choice in header.get("routes", {}).items()
+                },
             )
         except (
             KeyError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .flow import (
     FlowMethod,
     FlowStream,
     PairMethod,
+    RouteChoice,
     SteadyStream,
     choose_flow,
     pair_steps,
@@ -130,6 +131,8 @@ class Stream:
         Quarter turns of the movie that its result is averaged over.
     student : PWCNet or None
         That corrects the flow between noisy frames; then motion is not refined.
+    routes : dict of str to RouteChoice
+        As in `napari_stbn._flow_routes.choose_route`.
     """
 
     model: STBN
@@ -142,6 +145,7 @@ class Stream:
     scratch: Path
     turns: int = 1
     student: PWCNet | None = None
+    routes: dict[str, RouteChoice] = field(default_factory=dict)
 
 
 def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
@@ -238,7 +242,8 @@ def _find_flow(
         return
     dense = dense_method(stream.flow)
     choice = yield from relay(
-        choose_route(stream.model, movie, dense, stream.precision), partial(_share, 0, 3)
+        choose_route(stream.model, movie, dense, stream.precision, stream.routes),
+        partial(_share, 0, 3),
     )
     stream.known.routes[key] = choice
     rounds = ROUNDS if choice.route == "steady" else 0

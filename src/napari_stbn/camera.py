@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .io import read
 from .stack import ArrayLike, Stack
 
-__all__ = ["CameraMaps"]
+__all__ = ["CameraMaps", "read_corrected"]
 
 _NOISY = 9.0  # times the median variance of read noise, from which a pixel is left out
 FloatMap = npt.NDArray[np.float32]
@@ -145,6 +145,23 @@ class CameraMaps:
             factor = float(np.median(self.gain)) / self.gain
         factor = np.where(self.usable, factor, np.float32(np.nan))
         return stack.like(_Corrected(stack, self.offset, factor, level))
+
+
+def read_corrected(
+    path: str | PathLike[str], axes: str | None, camera: Sequence[str | PathLike[str]] = ()
+) -> tuple[Stack, np.dtype[Any]]:
+    """Read a movie, corrected by maps of its camera where there are any; and its number type.
+
+    Parameters
+    ----------
+    path, axes
+        As `napari_stbn.read` takes them.
+    camera : sequence of path
+        As `CameraMaps.read` takes them; empty where nothing is to be corrected.
+    """
+    stack = read(path, axes=axes)
+    recorded = np.dtype(stack.dtype)
+    return (CameraMaps.read(camera).correct(stack) if camera else stack), recorded
 
 
 class _Corrected:

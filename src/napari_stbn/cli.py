@@ -188,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
     )
+    _add_camera_option(command)
     _add_fit_options(command)
     command.set_defaults(run=batch)
 
@@ -241,6 +242,11 @@ def _add_input_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
     )
+    _add_camera_option(command)
+
+
+def _add_camera_option(command: argparse.ArgumentParser) -> None:
+    """Maps of the camera."""
     command.add_argument(
         "--camera",
         nargs="+",

@@ -189,7 +189,7 @@ class Denoiser(FittedDenoiser):
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation = {}
         form = plan.refine if plan.refine in FORMS and self.flow in DENSE_METHODS else None
-        self._student, self._flow_rounds = None, 0  # those of an earlier fit
+        self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
         self._turns = self.turns or choose_turns(
             self.preset, math.prod(stack.shape), plan.time_budget
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from napari_stbn import Denoiser, Stack, read, simulate, write
+from napari_stbn import Denoiser, RunSettings, Stack, read, simulate, write
+from napari_stbn.batch import BatchOptions, denoise_many
 from napari_stbn.camera import CameraMaps
 from napari_stbn.cli import main
 
@@ -112,3 +114,35 @@ def test_maps_that_do_not_fit_are_refused() -> None:
         CameraMaps.read([])
     with pytest.raises(ValueError, match="dark frames must have"):
         CameraMaps.of_dark_frames(flat)
+
+
+def test_a_batch_corrects_all_movies(tmp_path: Path) -> None:
+    """Also the blocks of a large one, also what the shared model is fitted to."""
+    clean, noisy, maps = scmos()
+    for name in ("offset", "gain"):
+        np.save(tmp_path / f"{name}.npy", getattr(maps, name))
+    camera = [tmp_path / "offset.npy", tmp_path / "gain.npy"]
+    recorded = Stack(noisy.round().clip(0, 65535).astype(np.uint16), axes="TYX")
+    source = write(tmp_path / "movie.tif", recorded)
+    training = {"clip_size": 12, "clip_frames": 2, "batch": 1}
+    settings = RunSettings(preset="preview", device="cpu", max_steps=1, training=training)
+    chosen = BatchOptions(
+        settings=settings,
+        workers=0,
+        shared_model=True,
+        blocks=2,
+        keep_dtype=True,
+        camera=camera,
+    )
+    (done,) = denoise_many(source, tmp_path / "out", chosen)
+    assert done.error == ""
+    result = read(done.output)
+    assert result.dtype == np.uint16
+    assert np.square(result.movie() - clean).mean() < 0.5 * np.square(noisy - clean).mean()
+    (again,) = denoise_many(source, tmp_path / "out", chosen)
+    assert again.status == "skipped"
+    np.save(camera[1], 2 * np.load(camera[1]))
+    with pytest.raises(FileExistsError, match="fitted with other settings"):
+        denoise_many(source, tmp_path / "out", chosen)
+    with pytest.raises(ValueError, match="one to three files"):
+        denoise_many(source, tmp_path / "other", replace(chosen, camera=4 * camera))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from napari_stbn import PoissonGaussianNoise, Stack
+from napari_stbn import Denoiser, PoissonGaussianNoise, Stack, _flow_routes
 from napari_stbn._flow_routes import choice_pixels, choose_route, with_flow
 from napari_stbn._generators import last
 from napari_stbn._hidden_pixels import hide_pixels
@@ -153,3 +155,32 @@ def test_flows_of_routes() -> None:
     even = RouteChoice("steady", gains, again=False)  # type: ignore[arg-type]
     assert "taken from the mean over time" in even.sentence
     np.testing.assert_array_equal(even.improved(noisy).to_next, steady_flow(noisy).to_next)
+
+
+def test_a_movie_is_judged_once_in_the_life_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choosing takes several predictions: not again for the result, nor for a loaded model."""
+    simulated = movie("static", 0, 20)
+    fitted = Denoiser(device="cpu").fit(simulated.noisy, axes="TYX", max_steps=1)
+    fitted.save(tmp_path / "model.stbn")
+    loaded = Denoiser.load(tmp_path / "model.stbn", device="cpu")
+
+    def judge(*_: object) -> None:
+        raise AssertionError("judged anew")
+
+    monkeypatch.setattr(_flow_routes, "_choose", judge)
+    first, second = (d.denoise(simulated.noisy, axes="TYX") for d in (fitted, loaded))
+    np.testing.assert_array_equal(first.denoised, second.denoised)
+    assert first.report["flow_route"] == second.report["flow_route"]
+    assert first.report["flow_route"]["0,0"]["route"] == "still"
+    with pytest.raises(AssertionError, match="judged anew"):
+        loaded.denoise(simulated.noisy[:, ::-1], axes="TYX")  # another movie
+
+
+def test_a_choice_from_a_file_is_checked() -> None:
+    gains = dict.fromkeys(("still", "steady", "noisy"), Comparison(0.0, 0.0))
+    choice = RouteChoice("noisy", gains, again=False)  # type: ignore[arg-type]
+    assert RouteChoice.from_dict(choice.to_dict()) == choice
+    with pytest.raises(ValueError, match="no route 'sideways'"):
+        RouteChoice.from_dict({**choice.to_dict(), "route": "sideways"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -63,13 +63,33 @@ class RouteChoice:
         how = f"estimated on a prediction along {chosen}" if self.again else f"taken from {chosen}"
         return f"Motion was {how}. Error of hidden pixels avoided, noise included: {tried}."
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such route.
+        """
+        if values["route"] not in ROUTES or not isinstance(values["again"], bool):
+            raise ValueError(f"there is no route {str(values['route'])[:40]!r}")
+        gains: dict[Route, Comparison] = {
+            name: Comparison(
+                float(values["gains"][name]["part"]),
+                float(values["gains"][name]["standard_errors"]),
+            )
+            for name in ROUTES
+        }
+        return cls(values["route"], gains, values["again"])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
             "route": self.route,
             "again": self.again,
             "gains": {
-                name: {"part": round(gain, 6), "standard_errors": round(sigmas, 2)}
+                name: {"part": gain, "standard_errors": sigmas}
                 for name, (gain, sigmas) in self.gains.items()
             },
             "sentence": self.sentence,
