@@ -103,6 +103,8 @@ SOURCES: dict[str, Callable[[Case], None]] = {
     "auto": lambda case: case.estimated("auto"),
     "along none": lambda case: case.along_none(),
     "default": lambda case: case.refined("dis"),
+    "blend": lambda case: case.estimated("blend"),
+    "default, blend": lambda case: case.refined("blend"),
     "default, auto": lambda case: case.refined("auto"),
     "reestimated": lambda case: case.reestimated(1),
     "distilled": lambda case: case.distilled(),
@@ -112,7 +114,11 @@ SOURCES: dict[str, Callable[[Case], None]] = {
     ),
 }
 """Where motion comes from, by name."""
-_OF_THE_FIT = ("default", "default, auto")  # estimated on the fitted model's prediction afterwards
+_OF_THE_FIT = (
+    "default",
+    "default, blend",
+    "default, auto",
+)  # estimated on the fitted model's prediction afterwards
 _IN_THE_FIT: dict[str, Form] = {"reestimated": "reestimate", "distilled": "distill"}
 
 

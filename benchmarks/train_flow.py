@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from _common import Format, machine, machine_line, markdown_table, use_threads
-from _flow_blend import FEATURES, FlowBlend, blended, candidates, features
 from _flow_data import exact_scenes, measured_scenes
-from napari_stbn.flow import estimate_flow
+from napari_stbn.flow import Flow, estimate_flow
+from napari_stbn.flow.blend import BlendStream, FlowBlend, all_candidates, features
 from napari_stbn.samples.motion import MOTIONS, STRUCTURES, simulate_motion
 from napari_stbn.samples.simulation import KINDS, simulate
 
@@ -100,10 +100,13 @@ def make_scene(seed: int) -> dict[str, Tensor]:
         read_noise = rng.uniform(0.5, 2.0)
         noisy = rng.poisson(movie.photons * light) + rng.normal(0, read_noise, shape)
         noisy = noisy.astype(np.float32)
-        flows = candidates(estimate_flow(noisy, "dis"))
         pair = int(rng.integers(_FRAMES - 1))
+        flows = list(all_candidates(zip(*estimate_flow(noisy, "dis"), strict=True)))[pair]
+        ways = [[flow[way] for flow in flows] for way in (0, 1)]
         for way in (0, 1):
-            seen, moves = features(noisy, flows, pair, way)
+            this, other = noisy[pair + 1 - way], noisy[pair + way]
+            seen = features(this, other, ways[way], ways[1 - way])
+            moves = np.stack(ways[way])[:, :, 2::4, 2::4]
             true = (movie.flow_to_previous, movie.flow_to_next)[way][pair][:, 2::4, 2::4]
             weight = np.where(bright[pair + 1 - way], 1.0, _BACKGROUND)[2::4, 2::4]
             for name, value in zip(parts, (seen, moves, true, weight), strict=True):
@@ -153,18 +156,13 @@ def train(options: argparse.Namespace) -> None:
         optimizer.load_state_dict(kept["optimizer"])
         generator.set_state(kept["generator"])
         step = int(kept["step"])
-    if step:  # of the pool that the training began with
-        weights = load_file(options.state / NAME)
-        mean, spread = weights["mean"], weights["spread"]
-    else:
-        mean = pool["seen"].float().mean((0, 2, 3))
-        spread = pool["seen"].float().std((0, 2, 3)) + 1e-3
+    if not step:  # and the training goes on with those that it began with
+        net.mean.copy_(pool["seen"].float().mean((0, 2, 3)))
+        net.spread.copy_(pool["seen"].float().std((0, 2, 3)) + 1e-3)
     losses: list[float] = []
     saved = time.perf_counter()
 
     def keep() -> None:
-        weights = {**net.state_dict(), "mean": mean, "spread": spread}
-        save_file(weights, options.state / NAME)  # first: it does not say how far it is
         state = {
             "net": net.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -180,7 +178,6 @@ def train(options: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / options.steps))
         seen, moves, true, weight = draw(pool, generator)
-        seen = (seen - mean[:, None, None]) / spread[:, None, None]
         optimizer.zero_grad()
         loss = blend_loss(net, seen, moves, true, weight)
         loss.backward()
@@ -195,6 +192,9 @@ def train(options: argparse.Namespace) -> None:
             keep()
             saved = time.perf_counter()
     keep()
+    scales = ("mean", "spread")
+    halved = {k: v if k in scales else v.half() for k, v in net.state_dict().items()}
+    save_file(halved, options.state / NAME)
     print(f"{step} steps, {sum(p.numel() for p in net.parameters())} weights", flush=True)
 
 
@@ -218,31 +218,27 @@ def draw(pool: dict[str, Tensor], generator: torch.Generator) -> list[Tensor]:
     return out
 
 
-def load_net(state: Path) -> FlowBlend:
-    """The trained network; what features are divided by is taken into its first layer."""
-    weights = load_file(state / NAME)
-    mean, spread = weights.pop("mean"), weights.pop("spread")
+def load_net(path: Path) -> FlowBlend:
+    """The trained network."""
     net = FlowBlend()
-    net.load_state_dict(weights)
-    return StandardBlend(net, mean, spread)
+    net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return net.eval()
 
 
-class StandardBlend(FlowBlend):
-    """A network with the scale of its features."""
-
-    def __init__(self, net: FlowBlend, mean: Tensor, spread: Tensor) -> None:
-        super().__init__()
-        self.layers = net.layers
-        self.mean, self.spread = mean.view(1, FEATURES, 1, 1), spread.view(1, FEATURES, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As `FlowBlend`."""
-        return super().forward((x - self.mean) / self.spread)
+def blended(net: FlowBlend, movie: np.ndarray) -> Flow:
+    """Flow (T - 1 pairs) of a movie (T, Y, X) by a network."""
+    stream = BlendStream(net)
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    plain = zip(*estimate_flow(movie, "dis"), strict=True)
+    for this, other, pair in zip(movie, movie[1:], plain, strict=False):
+        pairs += stream.add(this, other, pair)
+    pairs += stream.finish()
+    return Flow(*(np.stack(way) for way in zip(*pairs, strict=True)))
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """End-point error by light on fresh seeds: own, dense inverse search, what `auto` takes."""
-    net = load_net(options.state)
+    net = load_net(options.state / NAME)
     rows: dict[tuple[str, str, float], list[float]] = {}
     scenes = [*exact_scenes(options.seeds, LEVELS, options.size)]
     groups = [("exact", scene) for scene in scenes]

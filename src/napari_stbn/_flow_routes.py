@@ -56,6 +56,7 @@ _COARSE = 4  # px: where there is much to see is looked for in steps of this
 def choose_route(
     model: STBN,
     movie: PreparedMovie | LazyMovie,
+    noisy: PairMethod,
     method: PairMethod,
     precision: Precision = "float32",
     known: MutableMapping[str, RouteChoice] | None = None,
@@ -69,8 +70,8 @@ def choose_route(
     movie : PreparedMovie or LazyMovie
         A quarter of a million pixels of it are looked at: sixteen frames of its middle, where there
         is most to see; all of a small one, up to three times while there is doubt.
-    method : str
-        Of the flow between noisy frames.
+    noisy, method : str
+        Of the flow between noisy frames, and between predicted ones.
     precision : {"float32", "bfloat16"}
     known : dict of str to RouteChoice, optional
         What was chosen before, by a digest of the pixels that it was chosen on: a movie is judged
@@ -94,14 +95,14 @@ def choose_route(
     digest = hashlib.sha256(part.intensities.numpy().tobytes()).hexdigest()
     if known is not None and digest in known:
         return known[digest]
-    choice = yield from _choose(model, part, method, precision)
+    choice = yield from _choose(model, part, noisy, method, precision)
     if known is not None:
         known[digest] = choice
     return choice
 
 
 def _choose(
-    model: STBN, part: PreparedMovie, method: PairMethod, precision: Precision
+    model: STBN, part: PreparedMovie, noisy: PairMethod, method: PairMethod, precision: Precision
 ) -> Generator[float, None, RouteChoice]:
     """`choose_route` for the part of a movie that is looked at."""
     repeats = _repeats(math.prod(part.shape))
@@ -114,10 +115,10 @@ def _choose(
     for n in range(repeats):
         held, hidden = hide_pixels(part, n)
         trials.append((held, hidden))
-        noisy = yield from relay(whole_flow(held.filled, method), partial(share, 4 * n))
+        between = yield from relay(whole_flow(held.filled, noisy), partial(share, 4 * n))
         for k, route in enumerate(ROUTES):
             frames = yield from relay(
-                predict_frames(model, with_flow(hidden, route_flow(route, noisy)), precision),
+                predict_frames(model, with_flow(hidden, route_flow(route, between)), precision),
                 partial(share, 4 * n + k + 1),
             )
             predicted[route].append(frames)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, MutableMapping
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,12 @@ from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack, prepare_movie, read_filled
 
-__all__ = ["DENSE_METHODS", "dense_method", "keep_better", "reestimate_flow", "refine_flow"]
+__all__ = ["DENSE_METHODS", "dense_method", "keep_better", "noisy_method", "predicted_method",
+           "reestimate_flow", "refine_flow"]  # fmt: skip
 
 Image = NDArray[np.float32]
-DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "ilk", "tvl1", "auto")
+_Method = TypeVar("_Method", FlowMethod, PairMethod)
+DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "blend", "ilk", "tvl1", "auto")
 """Methods that follow the noise of single pixels where there is much of it."""
 _SURE = 2.0  # standard errors by which flow between noisy frames has to be better
 
@@ -42,6 +44,16 @@ def dense_method(method: FlowMethod) -> PairMethod:
     """How flow between denoised frames is estimated, by what was asked for: there, dense pays."""
     dense = ("dis", "ilk", "tvl1")
     return cast("PairMethod", method) if method in dense else "dis"
+
+
+def noisy_method(method: FlowMethod) -> PairMethod:
+    """How flow between noisy frames is estimated, for a first prediction to go along."""
+    return "blend" if method == "blend" else dense_method(method)
+
+
+def predicted_method(method: _Method) -> _Method | Literal["dis"]:
+    """How flow between predicted frames is: a blend is for what is left of noise in noisy ones."""
+    return "dis" if method == "blend" else method
 
 
 def refine_flow(
@@ -60,7 +72,7 @@ def refine_flow(
     prepared : PreparedStack
         Whatever its flow is now, the prediction goes along the one that predicts best
         (`napari_stbn._flow_routes.choose_route`), which is noted in its `routes`.
-    method : {"dis", "dis_multi", "ilk", "tvl1", "auto"}
+    method : {"dis", "dis_multi", "blend", "ilk", "tvl1", "auto"}
         "auto" chooses by noisy pixels that were hidden from the prediction.
     precision : {"float32", "bfloat16"}, default "float32"
     known : dict of str to RouteChoice, optional
@@ -78,19 +90,19 @@ def refine_flow(
     holds nothing of the pixel's own noise. The paper refines its flow for the same reason. But what
     moves by more than its own size is lost in such a prediction.
     """
-    dense = dense_method(method)
+    noisy, dense = noisy_method(method), dense_method(method)
     for number, (key, movie) in enumerate(prepared.movies.items()):
         share = partial(_share, number, len(prepared.movies))
         if movie.wrong:  # found by an earlier model; this one judges anew
             movie = _as_recorded(prepared, key, movie)
         wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
         choice = yield from relay(
-            choose_route(model, movie, dense, precision, known), partial(share, 0.0, 0.3)
+            choose_route(model, movie, noisy, dense, precision, known), partial(share, 0.0, 0.3)
         )
         prepared.routes[key] = choice
         held, seen = hide_pixels(movie) if method == "auto" else (None, movie)
         image = held.filled if held else motion_image(movie.intensities, movie.units).numpy()
-        flow = yield from relay(_along(choice, image, dense), partial(share, 0.3, 0.1))
+        flow = yield from relay(_along(choice, image, noisy), partial(share, 0.3, 0.1))
         frames = yield from relay(
             predict_frames(model, with_flow(seen, _whole_pixels(flow)), precision, wrong),
             partial(share, 0.4, 0.5),
@@ -99,7 +111,9 @@ def refine_flow(
             flow, taken = yield from relay(choose_flow(held, frames), partial(share, 0.9, 0.1))
             prepared.choices[key] = taken
         elif choice.again:
-            found = yield from relay(whole_flow(frames, method), partial(share, 0.9, 0.1))
+            found = yield from relay(
+                whole_flow(frames, predicted_method(method)), partial(share, 0.9, 0.1)
+            )
             flow = choice.improved(found)
         prepared.movies[key] = replace(with_flow(movie, flow), wrong=wrong.count)
         _take_out(prepared.movies[key], wrong)

@@ -18,7 +18,7 @@ from ._generators import last, relay
 from ._lazy import MovieView
 from ._lazy_movie import LazyMovie
 from ._motion_image import motion_image
-from ._refinement import dense_method
+from ._refinement import dense_method, noisy_method, predicted_method
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from ._wrong_pixels import WrongPixels, wrong_pixels_note
@@ -240,9 +240,9 @@ def _find_flow(
     if not stream.refined:
         yield from _noisy_flow(movie, flow, method)
         return
-    dense = dense_method(stream.flow)
+    noisy, dense = noisy_method(stream.flow), dense_method(stream.flow)
     choice = yield from relay(
-        choose_route(stream.model, movie, dense, stream.precision, stream.routes),
+        choose_route(stream.model, movie, noisy, dense, stream.precision, stream.routes),
         partial(_share, 0, 3),
     )
     stream.known.routes[key] = choice
@@ -250,9 +250,9 @@ def _find_flow(
     wrong = WrongPixels(movie.filters)
     with FlowScratch(stream.scratch, movie.shape[1:]) as first:
         if choice.route != "still":
-            yield from relay(_noisy_flow(movie, first, dense, rounds), partial(_share, 1, 3))
+            yield from relay(_noisy_flow(movie, first, noisy, rounds), partial(_share, 1, 3))
             movie.follow(first)
-        pairs, steady = FlowStream(method), SteadyStream()
+        pairs, steady = FlowStream(predicted_method(method)), SteadyStream()
 
         def keep(found: Iterable[tuple[Image, Image]]) -> None:
             for pair in found:

@@ -18,7 +18,7 @@ from .held_out import Comparison, HeldOut, compare
 
 __all__ = ["CANDIDATES", "FlowChoice", "choose_flow", "still_where_worse"]
 
-CANDIDATES: tuple[PairMethod, ...] = ("none", "translation", "dis", "dis_multi")
+CANDIDATES: tuple[PairMethod, ...] = ("none", "translation", "dis", "dis_multi", "blend")
 """From simple to free; a later one has to explain more."""
 _SURE = 3.0  # standard errors by which motion must explain more; with 2 a still movie got flow
 _CELLS = 3.0  # radius [cells] over which it is measured where flow does harm
@@ -109,14 +109,14 @@ def choose_flow(
         held, source = held.asking(frames), np.asarray(frames, np.float32)
     still = held.errors(None)
     best: Flow | None = None
-    plain: Flow | None = None
+    plain: Flow | None = None  # what the others begin with
     method, lowest = CANDIDATES[0], still
     gains: dict[str, Comparison] = {CANDIDATES[0]: Comparison(0.0, 0.0)}
     for number, name in enumerate(CANDIDATES[1:]):
         flow = yield from relay(
             all_pairs(source, name, plain), partial(_share, number, len(CANDIDATES) - 1)
         )
-        plain = flow if name == "dis" else None
+        plain = flow if name == "dis" else plain
         errors = held.errors(flow)
         gains[name] = compare(errors, still)
         against = compare(errors, lowest)

@@ -8,16 +8,19 @@ smoothed a little; why, see ``docs/flow.md``.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .multiframe import motion_mean
 
+if TYPE_CHECKING:
+    from .blend import BlendStream
+
 __all__ = ["PAIR_METHODS", "Flow", "FlowStream", "PairMethod", "all_pairs", "pair_steps"]
 
-PairMethod = Literal["dis", "dis_multi", "ilk", "tvl1", "translation", "none"]
+PairMethod = Literal["dis", "dis_multi", "blend", "ilk", "tvl1", "translation", "none"]
 PAIR_METHODS: tuple[PairMethod, ...] = get_args(PairMethod)
 
 Image = NDArray[np.float32]
@@ -53,7 +56,8 @@ class FlowStream:
     method : str
         One of `PAIR_METHODS`.
     plain : Flow, optional
-        By ``"dis"``, of the same frames, where it is known: ``"dis_multi"`` begins with it.
+        By ``"dis"``, of the same frames, where it is known: ``"dis_multi"`` and ``"blend"`` begin
+        with it.
 
     Raises
     ------
@@ -72,6 +76,11 @@ class FlowStream:
         self._known = plain
         self._plain: dict[int, tuple[Image, Image]] = {}  # pairs between single frames
         self._count = 0
+        self._blend: BlendStream | None = None
+        if method == "blend":
+            from .blend import BlendStream  # needs torch, which the other methods do without
+
+            self._blend = BlendStream()
 
     def add(self, frame: NDArray[Any]) -> Iterator[tuple[Image, Image]]:
         """Take the next frame (Y, X); the flow of the pairs that need no later one.
@@ -81,13 +90,16 @@ class FlowStream:
         (to_previous, to_next), each (2, Y, X) float32 [px]
         """
         now = self._count
+        self._frames.pop(now - (3 + 2 * _BESIDE if self._multi else 2), None)
         self._frames[now] = np.asarray(frame)
         self._count += 1
         if now:
             plain = self._of_pair(now - 1)
-            self._frames.pop(now - (2 + 2 * _BESIDE if self._multi else 1), None)
-            if not self._multi:
+            if self._blend is not None:
+                yield from self._blend.add(self._frames[now - 1], self._frames[now], plain)
+            elif not self._multi:
                 yield plain
+            if not self._multi:
                 return
             self._plain[now - 1] = plain
             if now > _BESIDE:
@@ -95,6 +107,8 @@ class FlowStream:
 
     def finish(self) -> Iterator[tuple[Image, Image]]:
         """The flow of the pairs that waited for later frames."""
+        if self._blend is not None:
+            yield from self._blend.finish()
         if self._multi:
             for pair in range(max(0, self._count - 1 - _BESIDE), self._count - 1):
                 yield self._from_means(pair)
@@ -241,6 +255,7 @@ def _from_rows(flow: NDArray[Any]) -> Image:
 _ESTIMATORS: dict[str, Estimator] = {
     "dis": _dis,
     "dis_multi": _dis,
+    "blend": _dis,
     "ilk": _ilk,
     "tvl1": _tvl1,
     "translation": _translation,
