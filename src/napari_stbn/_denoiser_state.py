@@ -100,6 +100,7 @@ class DenoiserState:
         self._started_from = ""
         self._refines = False
         self._refine = "never"  # what became of `TrainingConfig.refine`
+        self._sampled: int | None = None  # what became of `TrainingConfig.sampled_pixels`
         self._flow_rounds = 0
         self._turns = 1  # what became of `turns`
         self._student: PWCNet | None = None
@@ -284,6 +285,7 @@ class DenoiserState:
             "flow": self.flow,
             "refined_flow": self._refines,
             "refine": self._refine,
+            "sampled_pixels": self._sampled,
             "flow_rounds": self._flow_rounds,
             "turns": self.turns or self._turns,
             "flow_student": self._student is not None,

@@ -246,9 +246,7 @@ class FittedDenoiser(DenoiserState):
         if self._is_at_hand(stack) and not exceeds(stack, memory):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
             return (yield from self._denoise_whole(stack, output, started, model))
-        notes: list[str] = []
-        if self._prepared is not None and self._prepared.stack is stack:
-            notes.extend(self._prepared.notes)
+        notes = self._said_of(stack)
         self._prepared = None  # its memory is needed
         known = yield from relay(
             measure_steps(self._preparing(), stack, notes, memory),
@@ -287,6 +285,11 @@ class FittedDenoiser(DenoiserState):
         )
         return prepared
 
+    def _said_of(self, stack: Stack) -> list[str]:
+        """Sentences from a fit to the stack, such as that it learnt from parts of it."""
+        prepared = self._prepared
+        return list(prepared.notes) if prepared is not None and prepared.stack is stack else []
+
     def _is_at_hand(self, stack: Stack) -> bool:
         """Whether the whole stack is prepared already; parts of it are of no use to denoise it."""
         prepared = self._prepared
@@ -307,11 +310,13 @@ class FittedDenoiser(DenoiserState):
             if not self._flow_is_of_start:
                 return prepared
         else:
+            said = self._said_of(stack)
             prepared = self._prepared = None  # free the last one first
             prepared = yield from relay(
                 prepare_steps(self._preparing(), stack, joint, sample),
                 lambda done: Progress(done[0], done[1], time.perf_counter() - started),
             )
+            prepared.notes[:0] = said
         if self._refines:
             yield from relay(
                 refine_flow(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, MutableMapping
+from collections.abc import Generator, MutableMapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ __all__ = ["choice_pixels", "choose_route", "with_flow"]
 Image = NDArray[np.float32]
 _JUDGED = 2**18  # pixels of a movie that the choice is made on, at most
 _FRAMES = 16  # of them, so many frames at most
+_TOGETHER = 4  # movies that are judged together, at most
 _REPEATS = 3  # times that other pixels of a small movie are hidden, while there is doubt
 _SURE = 1.0  # standard errors by which motion has to predict better than none
 _FAR = 3.0  # standard errors by which it is worse, or better, for sure
@@ -55,21 +57,22 @@ _COARSE = 4  # px: where there is much to see is looked for in steps of this
 
 def choose_route(
     model: STBN,
-    movie: PreparedMovie | LazyMovie,
+    movies: Sequence[PreparedMovie | LazyMovie],
     noisy: PairMethod,
     method: PairMethod,
     precision: Precision = "float32",
     known: MutableMapping[str, RouteChoice] | None = None,
 ) -> Generator[float, None, RouteChoice]:
-    """Predict a part of a movie along each route, and take the one that predicts best.
+    """Predict parts of movies along each route, and take the one that predicts best.
 
     Parameters
     ----------
     model : STBN
         That already denoises, on the device to use.
-    movie : PreparedMovie or LazyMovie
-        A quarter of a million pixels of it are looked at: sixteen frames of its middle, where there
-        is most to see; all of a small one, up to three times while there is doubt.
+    movies : sequence of PreparedMovie or LazyMovie
+        One, or several of one size that go one way together: then four of them are judged. A
+        quarter of a million pixels are looked at in all: sixteen frames of the middle, where there
+        is most to see; all of a small movie, up to three times while there is doubt.
     noisy, method : str
         Of the flow between noisy frames, and between predicted ones.
     precision : {"float32", "bfloat16"}
@@ -91,29 +94,34 @@ def choose_route(
     Judged by pixels that neither flow nor network saw: to any other, flow between noisy frames has
     told what is there.
     """
-    part = _part(movie)
-    digest = hashlib.sha256(part.intensities.numpy().tobytes()).hexdigest()
+    some = movies[:: -(-len(movies) // _TOGETHER)]
+    parts = [_part(movie, _JUDGED // len(some)) for movie in some]
+    digest = hashlib.sha256(b"".join(p.intensities.numpy().tobytes() for p in parts)).hexdigest()
     if known is not None and digest in known:
         return known[digest]
-    choice = yield from _choose(model, part, noisy, method, precision)
+    choice = yield from _choose(model, parts, noisy, method, precision)
     if known is not None:
         known[digest] = choice
     return choice
 
 
 def _choose(
-    model: STBN, part: PreparedMovie, noisy: PairMethod, method: PairMethod, precision: Precision
+    model: STBN,
+    parts: Sequence[PreparedMovie],
+    noisy: PairMethod,
+    method: PairMethod,
+    precision: Precision,
 ) -> Generator[float, None, RouteChoice]:
-    """`choose_route` for the part of a movie that is looked at."""
-    repeats = _repeats(math.prod(part.shape))
+    """`choose_route` for the parts of movies that are looked at."""
+    repeats = _repeats(sum(math.prod(part.shape) for part in parts))
     trials = []
-    share = partial(_share, repeats)
+    share = partial(_share, repeats * len(parts))
     errors: dict[Route, list[Image]] = {route: [] for route in ROUTES}
     predicted: dict[Route, list[Image]] = {route: [] for route in ROUTES}
     moving: Route = "still"
     gains: dict[Route, Comparison] = {}
-    for n in range(repeats):
-        held, hidden = hide_pixels(part, n)
+    for n, (seed, part) in enumerate(product(range(repeats), parts)):
+        held, hidden = hide_pixels(part, seed)
         trials.append((held, hidden))
         between = yield from relay(whole_flow(held.filled, noisy), partial(share, 4 * n))
         for k, route in enumerate(ROUTES):
@@ -123,6 +131,8 @@ def _choose(
             )
             predicted[route].append(frames)
             errors[route].append(held.missed_by(frames))
+        if (n + 1) % len(parts):
+            continue
         gains = {route: _compare(errors[route], errors["still"]) for route in ROUTES}
         moving = max(ROUTES[1:], key=lambda route: gains[route].gain)
         if abs(gains[moving].sigmas) > _FAR:  # no doubt: other pixels would say the same
@@ -134,7 +144,7 @@ def _choose(
     finals: dict[Route, list[Image]] = {"still": [], moving: []}
     for n, (held, hidden) in enumerate(trials):
         for k, (route, errors_of) in enumerate(finals.items()):
-            at = 4 * repeats + 4 * n + 2 * k
+            at = 4 * repeats * len(parts) + 4 * n + 2 * k
             found = yield from relay(whole_flow(predicted[route][n], method), partial(share, at))
             better = RouteChoice(route, gains).improved(found)
             frames = yield from relay(
@@ -177,13 +187,13 @@ def with_flow(movie: PreparedMovie, flow: Flow) -> PreparedMovie:
     return replace(movie, flow_to_previous=to_previous, flow_to_next=to_next)
 
 
-def _part(movie: PreparedMovie | LazyMovie) -> PreparedMovie:
+def _part(movie: PreparedMovie | LazyMovie, pixels: int) -> PreparedMovie:
     """Frames of the middle, cropped to where there is most to see."""
     frames, height, width = movie.shape
     count = min(_FRAMES, frames)
     first = (frames - count) // 2
-    side = math.isqrt(_JUDGED // count)
-    if height * width <= _JUDGED // count:
+    side = math.isqrt(pixels // count)
+    if height * width <= pixels // count:
         rows, columns = slice(0, height), slice(0, width)
     else:
         middle = motion_image(movie.intensities[frames // 2], movie.units).numpy()
@@ -216,6 +226,6 @@ def _busiest(image: NDArray[np.float32], height: int, width: int) -> tuple[slice
     return out[0], out[1]
 
 
-def _share(repeats: int, piece: int, done: float) -> float:
+def _share(trials: int, piece: int, done: float) -> float:
     """Part of the choice that is done when a part of one of its pieces is."""
-    return (piece + done) / (8 * repeats)
+    return (piece + done) / (8 * trials)

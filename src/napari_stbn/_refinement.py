@@ -91,15 +91,21 @@ def refine_flow(
     moves by more than its own size is lost in such a prediction.
     """
     noisy, dense = noisy_method(method), dense_method(method)
+    routes: dict[int, RouteChoice] = {}
     for number, (key, movie) in enumerate(prepared.movies.items()):
         share = partial(_share, number, len(prepared.movies))
         if movie.wrong:  # found by an earlier model; this one judges anew
             movie = _as_recorded(prepared, key, movie)
         wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
-        choice = yield from relay(
-            choose_route(model, movie, noisy, dense, precision, known), partial(share, 0.0, 0.3)
-        )
-        prepared.routes[key] = choice
+        choice = routes.get(key[0]) if len(key) > 2 else None
+        if choice is None:
+            # Parts of the movies of a channel go one way: each alone is too little to be sure.
+            together = [p for k, p in prepared.movies.items() if len(k) > 2 and k[0] == key[0]]
+            choice = yield from relay(
+                choose_route(model, together or [movie], noisy, dense, precision, known),
+                partial(share, 0.0, 0.3),
+            )
+        prepared.routes[key] = routes[key[0]] = choice
         held, seen = hide_pixels(movie) if method == "auto" else (None, movie)
         image = held.filled if held else motion_image(movie.intensities, movie.units).numpy()
         flow = yield from relay(_along(choice, image, noisy), partial(share, 0.3, 0.1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,21 +102,36 @@ class Sample:
         Of their places: with the same one they are the same.
     memory
         Bytes that the run may take.
+    reason
+        Why not all of the stack, as the beginning of a sentence.
     """
 
     count: int
     shape: Extent
     seed: int
     memory: int
+    reason: str = "The stack is larger than the memory it may take"
 
     @classmethod
-    def of(cls, stack: Stack, joint: bool, memory: int, fit: TrainingConfig, seed: int) -> Sample:
-        """Choose the parts: enough for the length of a fit, as far as they fit into memory."""
+    def of(
+        cls,
+        stack: Stack,
+        joint: bool,
+        memory: int,
+        fit: TrainingConfig,
+        seed: int,
+        limit: int | None = None,
+    ) -> Sample:
+        """Choose the parts: enough for the length of a fit, as far as they fit into memory.
+
+        Of no more than `limit` pixels; `TrainingConfig.sampled_pixels` overrules both.
+        """
         steps = fit.max_steps
         if fit.time_budget is not None:
             steps = min(steps, int(_STEPS_A_SECOND * fit.time_budget))
         drawn = steps * fit.batch * fit.clip_frames * fit.clip_size**2
         pixels = max(_FEWEST_PIXELS, min(_MOST_PIXELS, drawn // _REPEATS))
+        pixels = fit.sampled_pixels or min(pixels, limit or pixels)
         channels = stack.n_channels if joint else 1
         pixels = max(1, min(pixels, memory // _SHARE // BYTES_A_PIXEL // channels))
         side, frames = _SIDE, min(max(_FRAMES, fit.clip_frames), stack.n_frames)
@@ -125,6 +141,11 @@ class Sample:
             if count >= _FEWEST or side <= _SMALLEST_SIDE:
                 return cls(max(1, count), (frames, height, width), seed, memory)
             side = max(_SMALLEST_SIDE, side // 2)
+
+    @property
+    def pixels(self) -> int:
+        """Of all parts, in one channel."""
+        return self.count * math.prod(self.shape)
 
     def outline(self, stack: Stack) -> Stack:
         """A stack of the size of all parts, which takes no memory."""
@@ -201,8 +222,8 @@ def prepare_sample(
     # What was found in the parts is less than what is found when all frames are read.
     prepared.notes[:] = said
     prepared.notes.append(
-        f"The stack is larger than the memory it may take: the fit learnt from {count} parts of "
-        f"{shape[0]} frames of {shape[1]} x {shape[2]} pixels, at random places."
+        f"{sample.reason}: the fit learnt from {count} parts of {shape[0]} frames of {shape[1]} x "
+        f"{shape[2]} pixels, at random places."
     )
     return prepared
 

@@ -242,7 +242,7 @@ def _find_flow(
         return
     noisy, dense = noisy_method(stream.flow), dense_method(stream.flow)
     choice = yield from relay(
-        choose_route(stream.model, movie, noisy, dense, stream.precision, stream.routes),
+        choose_route(stream.model, [movie], noisy, dense, stream.precision, stream.routes),
         partial(_share, 0, 3),
     )
     stream.known.routes[key] = choice

@@ -24,9 +24,8 @@ from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
 from ._streaming import check_plan, exceeds, memory_budget
-from .estimates import check_training_memory, inference_seconds
-from .network import STBN
-from .presets import PRESETS, PresetName, choose_turns
+from .estimates import check_training_memory
+from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
 from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
@@ -35,7 +34,8 @@ __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
 _logger = logging.getLogger(__name__)
 _CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
-_REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
+_LEAST_SAMPLE = 2**20  # pixels of the parts that a fit learns from
+_SHORT_OF_TIME = "To find motion in all of the stack would take a large part of the time"
 _LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
 
 
@@ -178,25 +178,25 @@ class Denoiser(FittedDenoiser):
             limit = max_steps if max_steps is not None else UNLIMITED_STEPS
             plan = replace(plan, max_steps=limit, time_budget=time_budget)
         memory, begun = memory_budget(self.memory_limit), begun_fit(checkpoint)
-        sample = None
+        dense = self.flow in DENSE_METHODS
+        refines = first.warm and dense and plan.refine != "never"
+        sample, plan = self._sample(stack, joint, memory, plan, refines and plan.refine == "auto")
         if exceeds(stack, memory):
-            stack.check()
-            sample = Sample.of(stack, joint, memory, plan, self.seed)
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation = {}
-        form = plan.refine if plan.refine in FORMS and self.flow in DENSE_METHODS else None
+        form = plan.refine if plan.refine in FORMS and dense else None
         self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
         self._turns = self.turns or choose_turns(
             self.preset, math.prod(stack.shape), plan.time_budget
         )
         if begun is None:
-            self._refines = first.warm and self._will_refine(plan, first.model, outline)
-        else:  # what was decided by the clock then
-            self._refines = first.warm and begun.refines and self.flow in DENSE_METHODS
+            self._refines = refines
+        else:  # what was decided then
+            self._refines = first.warm and begun.refines and dense
         prepared = yield from self._prepare(stack, joint, started, first.model, sample)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
@@ -206,7 +206,7 @@ class Denoiser(FittedDenoiser):
             )
             plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
         plan = replace(plan, refine=form or ("always" if self._refines else "never"))
-        self._refine = plan.refine  # for who goes on
+        self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
         self._checks = plan.checks
         if first.note:
             prepared.notes.append(first.note)
@@ -277,21 +277,26 @@ class Denoiser(FittedDenoiser):
         else:
             self._refines, self._student = False, updates.student
 
-    def _will_refine(self, plan: TrainingConfig, model: STBN, stack: Stack) -> bool:
-        """Whether motion is estimated on the first model's prediction."""
-        if self.flow not in DENSE_METHODS or plan.refine == "never":
-            return False
-        if plan.refine != "auto" or plan.time_budget is None:
-            return True
-        seconds = inference_seconds(
-            model.place(self.device),
-            stack,
-            origins=1,
-            precision=self._layer_precision(model.config),
-        )
-        movie = stack.n_frames * math.prod(stack.frame_shape)
-        seconds *= 1 + choice_pixels(movie) / movie
-        return seconds < _REFINEMENT_SHARE * plan.time_budget
+    def _sample(
+        self, stack: Stack, joint: bool, memory: int, plan: TrainingConfig, refines: bool
+    ) -> tuple[Sample | None, TrainingConfig]:
+        """The parts that a fit learns from, if not from all of a stack; and the plan with that."""
+        large, limit = exceeds(stack, memory), None
+        if plan.sampled_pixels is None and refines and plan.time_budget is not None:
+            stack.check()
+            pixels, channels = math.prod(stack.shape), 1 if joint else stack.n_channels
+            judged = choice_pixels(pixels // (channels * stack.n_planes))
+            affordable = predictable_pixels(plan.time_budget, self.device)
+            if pixels + channels * stack.n_planes * judged > affordable:
+                limit = max(_LEAST_SAMPLE, affordable - channels * judged)
+                limit = limit if limit < pixels else None
+        if not (large or limit or plan.sampled_pixels):
+            return None, replace(plan, sampled_pixels=0)
+        stack.check()
+        sample = Sample.of(stack, joint, memory, plan, self.seed, limit)
+        if not large:
+            sample = replace(sample, reason=_SHORT_OF_TIME)
+        return sample, replace(plan, sampled_pixels=sample.pixels)
 
 
 def _next(

@@ -190,6 +190,7 @@ class RunSettings:
                 "pace": pace,
                 "checks": int(report["checks"]),
                 "refine": report.get("refine") or _refine_of(report),
+                "sampled_pixels": report.get("sampled_pixels"),
                 "time_budget": None,
             }
             training = {**self.training, **repeat}

@@ -71,6 +71,10 @@ class TrainingConfig:
     pace
         Of an earlier fit with a time budget (`TrainingStep.pace`): goes through the same learning
         rates in the same steps, and so gives the same numbers. `max_steps` is where it stopped.
+    sampled_pixels
+        Of a stack whose first prediction would take more than a small part of the time budget, the
+        fit learns from parts with so many pixels in all; 0 for the whole stack, by default what the
+        budget allows (`napari_stbn.presets.predictable_pixels`).
     """
 
     max_steps: Annotated[int, {"min": 1, "max": 1_000_000, "tooltip": "steps at most"}] = 4000
@@ -103,6 +107,10 @@ class TrainingConfig:
         int, {"min": 2, "max": 100, "tooltip": "evaluations of the held-out blocks"}
     ] = 24
     pace: tuple[Knot, ...] | None = None
+    sampled_pixels: Annotated[
+        int | None,
+        {"min": 0, "tooltip": "pixels of the parts that a fit learns from, 0 for the whole stack"},
+    ] = None
 
     def __post_init__(self) -> None:
         if self.max_steps < 1 or self.batch < 1:
@@ -116,6 +124,8 @@ class TrainingConfig:
             )
         if self.time_budget is not None and not self.time_budget > 0:
             raise ValueError(f"time_budget must be more than 0 seconds, got {self.time_budget}")
+        if self.sampled_pixels is not None and self.sampled_pixels < 0:
+            raise ValueError(f"sampled_pixels must not be negative, got {self.sampled_pixels}")
         if self.pace is not None:
             if self.time_budget is not None:
                 raise ValueError(

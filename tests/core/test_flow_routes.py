@@ -122,8 +122,8 @@ def test_a_stream_is_judged_by_the_same_pixels() -> None:
     lazy = LazyMovie([MovieView(ready.stack, 0, 0)], units, 10**6)
     for _ in lazy.scan():
         pass
-    whole = last(choose_route(model, ready.movies[0, 0], "blend", "dis"))
-    assert last(choose_route(model, lazy, "blend", "dis")) == whole
+    whole = last(choose_route(model, [ready.movies[0, 0]], "blend", "dis"))
+    assert last(choose_route(model, [lazy], "blend", "dis")) == whole
 
 
 def test_hidden_pixels_of_trials_differ() -> None:

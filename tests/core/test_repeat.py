@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from napari_stbn import PoissonGaussianNoise, Stack, read, simulate, write
 from napari_stbn._generators import last
 from napari_stbn.cli import main
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.network import STBNConfig
+from napari_stbn.presets import predictable_pixels
 from napari_stbn.settings import RunSettings
 from napari_stbn.training import TrainingConfig, TrainingStep
 
@@ -153,3 +155,30 @@ def test_the_command_line_repeats_a_run_with_a_time_budget(tmp_path: Path) -> No
     assert main([*first, "--pace", report, "-o", str(tmp_path / "b.tif")]) == 0
     assert np.array_equal(read(tmp_path / "a.tif").array[:], read(tmp_path / "b.tif").array[:])
     assert main([*first, "--pace", str(tmp_path / "in.tif"), "-o", str(tmp_path / "c.tif")]) == 2
+
+
+def test_a_large_movie_and_a_short_budget_learn_from_parts_and_are_repeated() -> None:
+    """Motion in all of it would take most of the time; the result finds it everywhere."""
+    movie = simulate((16, 256, 272), kind="static", photons=5, seed=3).noisy
+    settings = RunSettings(device="cpu", time_budget=1.5)
+    first, stack = settings.denoiser(), Stack(movie, "TYX")
+    for _ in settings.fit_steps(first, stack):
+        pass
+    learnt = first.denoise(stack)
+    assert 0 < learnt.report["sampled_pixels"] < movie.size
+    assert any("the fit learnt from" in note for note in learnt.report["notes"])
+    assert learnt.report["refined_flow"]
+    assert not np.rint(learnt.flow_to_next).any()  # as the movie is: noise would have moved it
+    repeated = settings.repeating(learnt.report)
+    again = repeated.denoiser()
+    for _ in repeated.fit_steps(again, stack):
+        pass
+    assert same(first, again)
+
+
+def test_whether_parts_are_enough_is_no_matter_of_the_clock() -> None:
+    device = torch.device("cpu")
+    assert predictable_pixels(60, device) == 2 * predictable_pixels(30, device) > 2**22
+    small = simulate((4, 32, 32), seed=0).noisy
+    fitted = Denoiser("preview", device="cpu").fit(small, axes="TYX", time_budget=1.0)
+    assert fitted.denoise(small, axes="TYX").report["sampled_pixels"] == 0

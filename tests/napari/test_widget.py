@@ -94,7 +94,7 @@ def test_each_setting_has_a_row(widget: Any) -> None:
             assert row.name in widget.advanced, row.name
     assert "joint" in widget.advanced, "channels says which ones; joint says how"
     for row in fields(TrainingConfig):
-        if row.name not in ("max_steps", "time_budget", "pace"):
+        if row.name not in ("max_steps", "time_budget", "pace", "sampled_pixels"):
             assert row.name in widget.training, row.name
             assert widget.training[row.name].tooltip
     assert not widget.details.isVisibleTo(widget.native)

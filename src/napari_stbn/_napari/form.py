@@ -35,7 +35,7 @@ NOISE = {
 }
 REGIONS = {"whole frames": "whole", "what is visible": "visible"}
 _OWN_ROWS = ("noise", "start", "device", "training")  # fields of RunSettings with rows made here
-_OWN_TRAINING = ("max_steps", "time_budget", "pace")
+_OWN_TRAINING = ("max_steps", "time_budget", "pace", "sampled_pixels")
 
 
 class Form(Container[Any]):
