@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from napari_stbn._scenes import SceneError, scenes_note
 from napari_stbn.stack import Stack
 
 if TYPE_CHECKING:
@@ -49,10 +50,11 @@ class _Pixels:
             ) from error
 
 
-def read_bioio(path: Path, axes: str | None, name: str) -> Stack:
+def read_bioio(path: Path, axes: str | None, name: str, scene: int | None = None) -> Stack:
     """Open a file through bioio as a lazy stack; see `napari_stbn.io.read`.
 
-    Axes of length 1 are left out, as for TIFF; of several scenes the first is read.
+    Axes of length 1 are left out, as for TIFF; of several scenes the first is read where
+    none is asked for.
 
     Raises
     ------
@@ -71,12 +73,16 @@ def read_bioio(path: Path, axes: str | None, name: str) -> Stack:
         ) from error
     try:
         image = BioImage(path)
+        scenes = len(image.scenes)
+        if scene is not None:
+            if not 0 <= scene < scenes:
+                raise SceneError(path, scene, scenes)
+            image.set_scene(scene)
         letters = str(image.dims.order)
         array = image.dask_data
         sizes = image.physical_pixel_sizes
         interval = _seconds(getattr(image, "time_interval", None))
-        scenes = len(image.scenes)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, SceneError):
         raise
     except Exception as error:  # no plugin, or one that cannot read this file: each has its own
         raise ValueError(
@@ -95,8 +101,8 @@ def read_bioio(path: Path, axes: str | None, name: str) -> Stack:
         name=name,
         hint="".join(letter for letter, keep in zip(letters, kept, strict=True) if keep),
     )
-    if scenes > 1:
-        said = f"{stack.guess} The file holds {scenes} scenes; the first was read.".strip()
+    if scenes > 1 and scene is None:
+        said = f"{stack.guess} {scenes_note(scenes, 0, 'first')}".strip()
         object.__setattr__(stack, "guess", said)
     return stack
 

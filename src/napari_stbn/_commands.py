@@ -240,7 +240,7 @@ def _at_most(seconds: float) -> str:
 
 def _read(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
     """Read the input, say what was guessed, take the frames asked for; and its number type."""
-    stack = read(options.input, axes=options.axes)
+    stack = read(options.input, axes=options.axes, scene=options.scene)
     recorded = np.dtype(stack.dtype)
     _logger.info("read %r", stack)
     if stack.guess:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_stbn._blocks import blocks
+from napari_stbn._scenes import SceneError, scenes_note
 from napari_stbn._units import Scale, micrometres, seconds
 from napari_stbn.stack import Stack, cast_like
 
@@ -31,7 +32,7 @@ def is_zarr(path: Path) -> bool:
     return any((path / marker).is_file() for marker in _MARKERS)
 
 
-def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
+def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = None) -> Stack:
     """Open an OME-Zarr folder as a lazy stack; see `napari_stbn.io.read`."""
     if not is_zarr(path):
         raise ValueError(
@@ -40,13 +41,20 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
     try:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
+            if scene:
+                raise SceneError(path, scene, 1)
             hint = _plain_axes(node)
             return Stack(ZarrArray(node, path), axes, name=name, hint=hint)
-        group, image = _first_image(node)
+        images = list(_images(node))
+        if not images:
+            raise ValueError("it holds no image (no multiscales metadata)")
+        if not 0 <= (scene or 0) < len(images):
+            raise SceneError(path, scene or 0, len(images))
+        group, image = images[scene or 0]
         level = image["datasets"][0]
         array = group[level["path"]]
         letters, scale = _scale(image, level)
-    except OSError:
+    except (OSError, SceneError):
         raise
     except Exception as error:  # JSON, key and codec errors of zarr
         said = " ".join(str(error).split()).rstrip(".")
@@ -56,7 +64,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
         ) from error
     if not isinstance(array, zarr.Array):
         raise ValueError(f"{path} names no array as its first level; export it again.")
-    return Stack(
+    stack = Stack(
         ZarrArray(array, path),
         axes,
         pixel_size=scale.pixel_size,
@@ -65,17 +73,38 @@ def read_ome_zarr(path: Path, axes: str | None, name: str) -> Stack:
         name=name,
         hint=letters,
     )
+    if len(images) > 1 and scene is None:
+        said = f"{stack.guess} {scenes_note(len(images), 0, 'first')}".strip()
+        object.__setattr__(stack, "guess", said)
+    return stack
 
 
-def _first_image(node: zarr.Group) -> tuple[zarr.Group, Mapping[str, Any]]:
-    """Find the group that holds an image, and its multiscale metadata."""
-    for group in (node, node.get("0")):  # "0": the first image of a bioformats2raw collection
+def _images(node: zarr.Group) -> Iterator[tuple[zarr.Group, Mapping[str, Any]]]:
+    """Groups that hold an image, with their multiscale metadata.
+
+    The group itself; those of a collection (bioformats2raw), which have numbers for names; the
+    fields of a plate, well by well.
+    """
+    attributes = _attributes(node)
+    if attributes.get("multiscales"):
+        yield node, attributes["multiscales"][0]
+        return
+    if "plate" in attributes:
+        places = [well["path"] for well in attributes["plate"]["wells"]]
+    elif "well" in attributes:
+        places = [field["path"] for field in attributes["well"]["images"]]
+    else:
+        places = sorted((name for name in node.group_keys() if name.isdigit()), key=int)
+    for place in places:
+        group = node[place]
         if isinstance(group, zarr.Group):
-            attributes: Any = group.attrs.asdict()
-            attributes = attributes.get("ome", attributes)
-            if attributes.get("multiscales"):
-                return group, attributes["multiscales"][0]
-    raise ValueError("it holds no image (no multiscales metadata); plates are not supported")
+            yield from _images(group)
+
+
+def _attributes(group: zarr.Group) -> Mapping[str, Any]:
+    """What OME-Zarr says of a group, wherever its version keeps that."""
+    attributes: Any = group.attrs.asdict()
+    return attributes.get("ome", attributes) or {}
 
 
 def _plain_axes(array: zarr.Array[Any]) -> str | None:

@@ -11,6 +11,7 @@ import tifffile
 
 from napari_stbn._blocks import pages
 from napari_stbn._raw_file import RawFile
+from napari_stbn._scenes import SceneError, scenes_note
 from napari_stbn._tiff_check import check_complete
 from napari_stbn._tiff_scale import imagej_metadata, imagej_resolution, ome_metadata, scale_of
 from napari_stbn.stack import Stack
@@ -73,22 +74,26 @@ class TiffArray:
         return self[...].astype(dtype or self.dtype, copy=False)
 
 
-def read_tiff(path: Path, axes: str | None, name: str) -> Stack:
+def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None) -> Stack:
     """Open a TIFF file as a lazy stack; see `napari_stbn.io.read`."""
     try:
         check_complete(path)
         with tifffile.TiffFile(path) as tif:
             if not tif.series:
                 raise ValueError("it holds no image")
-            series = max(tif.series, key=lambda each: each.size)  # not the thumbnail
-            number, count = tif.series.index(series), len(tif.series)
+            count, number = len(tif.series), scene
+            if number is None:  # not the thumbnail
+                number = max(range(count), key=lambda n: int(tif.series[n].size))
+            if not 0 <= number < count:
+                raise SceneError(path, number, count)
+            series = tif.series[number]
             hint, shape, dtype = series.axes, series.shape, series.dtype
             scale = scale_of(tif, series, number)
             missing = sum(page is None for page in series.pages)
             offset, order = series.dataoffset, tif.byteorder
             if offset is not None and offset + series.nbytes > path.stat().st_size:
                 raise ValueError("it ends before its pixels do")
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, SceneError):
         raise
     except Exception as error:  # tifffile, struct, XML and decoders raise a type each
         raise ValueError(
@@ -112,8 +117,8 @@ def read_tiff(path: Path, axes: str | None, name: str) -> Stack:
         hint=hint,
     )
     said = [stack.guess] if stack.guess else []
-    if count > 1:
-        said.append(f"The file holds {count} images; the largest was read.")
+    if count > 1 and scene is None:
+        said.append(scenes_note(count, number, "largest"))
     if missing:
         said.append(f"{missing} frames are missing from the file and read as zeros.")
     object.__setattr__(stack, "guess", " ".join(said))

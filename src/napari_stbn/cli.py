@@ -240,6 +240,9 @@ def _add_input_options(command: argparse.ArgumentParser) -> None:
         "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
     )
     command.add_argument(
+        "--scene", type=int, help="which image of a file that holds several, counted from 0"
+    )
+    command.add_argument(
         "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
     )
     _add_camera_option(command)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from napari_stbn._blocks import blocks
 from napari_stbn._raw_file import RawFile
+from napari_stbn._scenes import SceneError
 from napari_stbn.stack import Stack
 
 __all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
@@ -32,7 +33,9 @@ WRITABLE: Final = READABLE
 _OME_TIFF: Final = tuple(f".ome{ending}" for ending in _TIFF)
 
 
-def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
+def read(
+    path: str | os.PathLike[str], *, axes: str | None = None, scene: int | None = None
+) -> Stack:
     """Open a movie.
 
     Parameters
@@ -42,6 +45,10 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
         nd2, czi, lif and others where bioio and its plugin for them are installed.
     axes : str, optional
         Overrules the file: one letter out of T, C, Z, Y, X and S for each of its axes.
+    scene : int, optional
+        Which image, from 0, of a file that holds several: positions of a stage, series of a TIFF,
+        images of an OME-Zarr collection or fields of a plate. The largest of a TIFF and the first
+        of others when None.
 
     Returns
     -------
@@ -57,11 +64,8 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
     IsADirectoryError
         It is a folder, but no Zarr.
     ValueError
-        The format is unknown, the file is truncated, damaged or foreign, or `axes` do not fit it.
-
-    Notes
-    -----
-    The largest image of a TIFF file and the first image and level of an OME-Zarr are read.
+        The format is unknown, the file is truncated, damaged or foreign, `axes` do not fit it, or
+        there is no such scene.
     """
     path = Path(path)
     if not path.exists():
@@ -74,19 +78,21 @@ def read(path: str | os.PathLike[str], *, axes: str | None = None) -> Stack:
             raise IsADirectoryError(
                 f"{path} is a folder; give a file ({', '.join(READABLE)}) or an OME-Zarr folder."
             )
-        return read_ome_zarr(path, axes, name)
+        return read_ome_zarr(path, axes, name, scene)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); copy it again from its source.")
     if ending in _TIFF:
         from napari_stbn._tiff import read_tiff
 
-        return read_tiff(path, axes, name)
+        return read_tiff(path, axes, name, scene)
     if ending == ".npy":
+        if scene:
+            raise SceneError(path, scene, 1)
         return _read_npy(path, axes, name)
     from napari_stbn._bioio import FOREIGN, read_bioio
 
     if ending in FOREIGN:
-        return read_bioio(path, axes, path.stem)
+        return read_bioio(path, axes, path.stem, scene)
     raise ValueError(
         f"{path} has the unknown ending {ending or 'of no kind'}; save it as one of "
         f"{', '.join(READABLE)}, for example with Fiji."

@@ -49,7 +49,7 @@ def test_axes_and_scale_are_kept(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (stack.axes, stack.shape, stack.name) == ("TCYX", (6, 2, 9, 8), "cells")
     assert stack.pixel_size == {"Y": 0.2, "X": 0.3}
     assert stack.frame_interval == 2.5
-    assert "2 scenes; the first was read" in stack.guess
+    assert "2 images; the first was read (scene 0)" in stack.guess
     np.testing.assert_array_equal(stack.movie(1), DATA[:, 1, 0])
     assert read(file, axes="TZYX").n_planes == 2
 

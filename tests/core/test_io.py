@@ -280,7 +280,7 @@ def test_the_largest_image_of_a_file_is_read(tmp_path: Path) -> None:
         tif.write(numbered((5, 16, 17)), metadata={"axes": "TYX"})
     stack = read(tmp_path / "two.tif")
     np.testing.assert_array_equal(stack.movie(), numbered((5, 16, 17)))
-    assert stack.guess == "The file holds 2 images; the largest was read."
+    assert "2 images; the largest was read" in stack.guess
 
 
 def test_frames_that_an_interrupted_acquisition_lacks_are_said(tmp_path: Path) -> None:
@@ -394,3 +394,33 @@ def test_real_files(shared_data: Path) -> None:
             "".join(axis for axis in "CZTYX" if axis in stack.axes),
         )
         np.testing.assert_array_equal(movie, whole.reshape(-1, *whole.shape[-3:])[-1][:3])
+
+
+def test_any_image_of_a_file_can_be_asked_for(tmp_path: Path) -> None:
+    """Positions of a stage: TIFF series, an OME-Zarr collection, the fields of a plate."""
+    positions = [numbered((3, 16, 17)) + 100 * n for n in range(3)]
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as tif:
+        for position in positions:
+            tif.write(position, metadata={"axes": "TYX"})
+    for n, position in enumerate(positions):  # as bioformats2raw lays them out, and as a plate
+        for place in (f"all.zarr/{n}", f"plate.zarr/A/1/{n}"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            write(tmp_path / "image.zarr", Stack(position, "TYX", pixel_size=0.5), overwrite=True)
+            (tmp_path / "image.zarr").rename(tmp_path / place)
+    groups: dict[str, Any] = {
+        "all.zarr": {"bioformats2raw.layout": 3},
+        "plate.zarr": {"ome": {"plate": {"wells": [{"path": "A/1"}]}}},
+        "plate.zarr/A/1": {"ome": {"well": {"images": [{"path": str(n)} for n in range(3)]}}},
+    }
+    for name, attributes in groups.items():
+        zarr.open_group(tmp_path / name, mode="a").attrs.update(attributes)
+    for name in ("two.ome.tif", "all.zarr", "plate.zarr"):
+        for n, position in enumerate(positions):
+            np.testing.assert_array_equal(read(tmp_path / name, scene=n).movie(), position)
+        assert "3 images" in read(tmp_path / name).guess
+        for wrong in (3, -1):
+            with pytest.raises(ValueError, match=rf"3 images, .* no scene {wrong}"):
+                read(tmp_path / name, scene=wrong)
+    np.save(tmp_path / "one.npy", positions[0])
+    with pytest.raises(ValueError, match=r"holds one image; there is no scene 1"):
+        read(tmp_path / "one.npy", axes="TYX", scene=1)
