@@ -220,7 +220,7 @@ class DenoiserState:
         denoiser.model = saved.model.place(denoiser.device).eval()
         denoiser.channel_noise, denoiser.channel_scaling = saved.noise, saved.scaling
         denoiser.channel_correlation = saved.correlation
-        denoiser._refines = saved.refined_flow and denoiser.flow in DENSE_METHODS
+        denoiser._refines = saved.refined_flow
         denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
         denoiser._student = saved.student
         denoiser._turns, denoiser._routes = saved.turns, saved.routes
@@ -283,7 +283,7 @@ class DenoiserState:
             "network": None if self.model is None else asdict(self.model.config),
             "seed": self.seed,
             "flow": self.flow,
-            "refined_flow": self._refines,
+            "refined_flow": self._refines and self.flow in DENSE_METHODS,
             "refine": self._refine,
             "sampled_pixels": self._sampled,
             "flow_rounds": self._flow_rounds,

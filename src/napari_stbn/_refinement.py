@@ -16,6 +16,8 @@ from ._hidden_pixels import hide_pixels, predict_frames
 from ._motion_image import motion_image
 from ._wrong_pixels import WrongPixels
 from .flow import (
+    ROUTES,
+    Comparison,
     Flow,
     FlowMethod,
     HeldOut,
@@ -30,8 +32,16 @@ from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie, PreparedStack, prepare_movie, read_filled
 
-__all__ = ["DENSE_METHODS", "dense_method", "keep_better", "noisy_method", "predicted_method",
-           "reestimate_flow", "refine_flow"]  # fmt: skip
+__all__ = [
+    "DENSE_METHODS",
+    "dense_method",
+    "fixed_route",
+    "keep_better",
+    "noisy_method",
+    "predicted_method",
+    "reestimate_flow",
+    "refine_flow",
+]
 
 Image = NDArray[np.float32]
 _Method = TypeVar("_Method", FlowMethod, PairMethod)
@@ -48,7 +58,19 @@ def dense_method(method: FlowMethod) -> PairMethod:
 
 def noisy_method(method: FlowMethod) -> PairMethod:
     """How flow between noisy frames is estimated, for a first prediction to go along."""
-    return "blend" if method == "blend" else dense_method(method)
+    return method if method in ("blend", "translation") else dense_method(method)
+
+
+def fixed_route(method: FlowMethod) -> RouteChoice | None:
+    """For methods that see too little to follow noise: nothing is to be chosen.
+
+    A translation is found anew between predicted frames, which cosmic rays do not mislead.
+    """
+    if method not in ("none", "translation"):
+        return None
+    gains = dict.fromkeys(ROUTES, Comparison(0.0, 0.0))
+    moves = method == "translation"
+    return RouteChoice("noisy" if moves else "still", gains, again=moves)
 
 
 def predicted_method(method: _Method) -> _Method | Literal["dis"]:
@@ -72,8 +94,9 @@ def refine_flow(
     prepared : PreparedStack
         Whatever its flow is now, the prediction goes along the one that predicts best
         (`napari_stbn._flow_routes.choose_route`), which is noted in its `routes`.
-    method : {"dis", "dis_multi", "blend", "ilk", "tvl1", "auto"}
-        "auto" chooses by noisy pixels that were hidden from the prediction.
+    method : str
+        Of `napari_stbn.flow.estimate_flow`. "auto" chooses by noisy pixels that were hidden from
+        the prediction; with "none" the prediction serves to find wrong pixels alone.
     precision : {"float32", "bfloat16"}, default "float32"
     known : dict of str to RouteChoice, optional
         What was chosen before for the same movies; more is added.
@@ -92,12 +115,13 @@ def refine_flow(
     """
     noisy, dense = noisy_method(method), dense_method(method)
     routes: dict[int, RouteChoice] = {}
+    fixed = fixed_route(method)
     for number, (key, movie) in enumerate(prepared.movies.items()):
         share = partial(_share, number, len(prepared.movies))
         if movie.wrong:  # found by an earlier model; this one judges anew
             movie = _as_recorded(prepared, key, movie)
         wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
-        choice = routes.get(key[0]) if len(key) > 2 else None
+        choice = fixed or (routes.get(key[0]) if len(key) > 2 else None)
         if choice is None:
             # Parts of the movies of a channel go one way: each alone is too little to be sure.
             together = [p for k, p in prepared.movies.items() if len(k) > 2 and k[0] == key[0]]
@@ -105,7 +129,8 @@ def refine_flow(
                 choose_route(model, together or [movie], noisy, dense, precision, known),
                 partial(share, 0.0, 0.3),
             )
-        prepared.routes[key] = routes[key[0]] = choice
+        if not fixed:
+            prepared.routes[key] = routes[key[0]] = choice
         held, seen = hide_pixels(movie) if method == "auto" else (None, movie)
         image = held.filled if held else motion_image(movie.intensities, movie.units).numpy()
         flow = yield from relay(_along(choice, image, noisy), partial(share, 0.3, 0.1))

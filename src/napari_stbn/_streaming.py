@@ -18,7 +18,7 @@ from ._generators import last, relay
 from ._lazy import MovieView
 from ._lazy_movie import LazyMovie
 from ._motion_image import motion_image
-from ._refinement import dense_method, noisy_method, predicted_method
+from ._refinement import dense_method, fixed_route, noisy_method, predicted_method
 from ._segments import denoise_segments, plan_segments
 from ._stack_inference import Output, hand_out
 from ._wrong_pixels import WrongPixels, wrong_pixels_note
@@ -208,8 +208,9 @@ def _denoise_movie(
     yield from relay(movie.scan(), partial(share, 0))
     with FlowScratch(stream.scratch, movie.shape[1:]) as flow:
         method = _method(stream, movie)
-        if method != "none":
+        if method != "none" or stream.refined:
             yield from relay(_find_flow(stream, key, movie, flow, method), partial(share, 1))
+        if method != "none":
             movie.follow(flow)
         for piece in _windows(stream, movie, PATCH_ORIGINS, stream.turns):
             if isinstance(piece, DenoisedWindow):
@@ -233,7 +234,7 @@ def _method(stream: Stream, movie: LazyMovie) -> PairMethod:
 def _find_flow(
     stream: Stream, key: Index, movie: LazyMovie, flow: FlowScratch, method: PairMethod
 ) -> Generator[float, None, None]:
-    """Flow of every pair of neighbours: between the frames, or between their predictions."""
+    """Flow of every pair of neighbours, between the frames or predictions; wrong pixels go."""
     if stream.student is not None:
         yield from _student_flow(stream.student, movie, flow, dense_method(stream.flow))
         return
@@ -241,11 +242,13 @@ def _find_flow(
         yield from _noisy_flow(movie, flow, method)
         return
     noisy, dense = noisy_method(stream.flow), dense_method(stream.flow)
-    choice = yield from relay(
-        choose_route(stream.model, [movie], noisy, dense, stream.precision, stream.routes),
-        partial(_share, 0, 3),
-    )
-    stream.known.routes[key] = choice
+    choice = fixed_route(stream.flow)
+    if choice is None:
+        choice = yield from relay(
+            choose_route(stream.model, [movie], noisy, dense, stream.precision, stream.routes),
+            partial(_share, 0, 3),
+        )
+        stream.known.routes[key] = choice
     rounds = ROUNDS if choice.route == "steady" else 0
     wrong = WrongPixels(movie.filters)
     with FlowScratch(stream.scratch, movie.shape[1:]) as first:

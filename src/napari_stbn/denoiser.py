@@ -179,8 +179,11 @@ class Denoiser(FittedDenoiser):
             plan = replace(plan, max_steps=limit, time_budget=time_budget)
         memory, begun = memory_budget(self.memory_limit), begun_fit(checkpoint)
         dense = self.flow in DENSE_METHODS
-        refines = first.warm and dense and plan.refine != "never"
-        sample, plan = self._sample(stack, joint, memory, plan, refines and plan.refine == "auto")
+        refines = first.warm and plan.refine != "never"
+        budget = plan.time_budget if refines and plan.refine == "auto" else None
+        if budget is not None and not dense:  # there is no motion to find, only wrong pixels
+            refines = math.prod(stack.shape) <= predictable_pixels(budget, self.device)
+        sample, plan = self._sample(stack, joint, memory, plan, budget if dense else None)
         if exceeds(stack, memory):
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
@@ -196,7 +199,7 @@ class Denoiser(FittedDenoiser):
         if begun is None:
             self._refines = refines
         else:  # what was decided then
-            self._refines = first.warm and begun.refines and dense
+            self._refines = first.warm and begun.refines
         prepared = yield from self._prepare(stack, joint, started, first.model, sample)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
@@ -278,15 +281,23 @@ class Denoiser(FittedDenoiser):
             self._refines, self._student = False, updates.student
 
     def _sample(
-        self, stack: Stack, joint: bool, memory: int, plan: TrainingConfig, refines: bool
+        self,
+        stack: Stack,
+        joint: bool,
+        memory: int,
+        plan: TrainingConfig,
+        budget: float | None,
     ) -> tuple[Sample | None, TrainingConfig]:
-        """The parts that a fit learns from, if not from all of a stack; and the plan with that."""
+        """The parts that a fit learns from, if not from all of a stack; and the plan with that.
+
+        `budget` is the time of a fit [s] that has to find motion first.
+        """
         large, limit = exceeds(stack, memory), None
-        if plan.sampled_pixels is None and refines and plan.time_budget is not None:
+        if plan.sampled_pixels is None and budget is not None:
             stack.check()
             pixels, channels = math.prod(stack.shape), 1 if joint else stack.n_channels
             judged = choice_pixels(pixels // (channels * stack.n_planes))
-            affordable = predictable_pixels(plan.time_budget, self.device)
+            affordable = predictable_pixels(budget, self.device)
             if pixels + channels * stack.n_planes * judged > affordable:
                 limit = max(_LEAST_SAMPLE, affordable - channels * judged)
                 limit = limit if limit < pixels else None

@@ -14,6 +14,7 @@ from napari_stbn._doubt import doubt
 from napari_stbn._inference_steps import DenoisedWindow
 from napari_stbn._wrong_pixels import WrongPixels
 from napari_stbn.correlation import NoiseCorrelation
+from napari_stbn.flow import FlowMethod
 from napari_stbn.prior import Units
 from napari_stbn.stack import IntensityScaling
 
@@ -40,14 +41,18 @@ def window(mean: torch.Tensor, wrong: torch.Tensor) -> DenoisedWindow:
     return DenoisedWindow(3, mean, torch.ones_like(mean), mean, 1.0, wrong)
 
 
-def test_cosmic_rays_hardly_cost_anything_and_are_told_of() -> None:
+@pytest.mark.parametrize("flow", ["dis", "none", "translation"])
+def test_cosmic_rays_hardly_cost_anything_and_are_told_of(flow: FlowMethod) -> None:
     clean, spoilt = spoilt_movie()
     before = spoilt.copy()
     plain = simulate((12, 64, 64), kind="nuclei", photons=50, seed=6).noisy
     results = [
-        Denoiser("preview", device="cpu").fit(m, axes="TYX", max_steps=3).denoise(m, axes="TYX")
+        Denoiser("preview", device="cpu", flow=flow)
+        .fit(m, axes="TYX", max_steps=3)
+        .denoise(m, axes="TYX")
         for m in (plain, spoilt)
     ]
+    assert results[1].report["refined_flow"] is (flow == "dis")
     good, bad = (psnr(result.denoised, clean) for result in results)
     assert bad > good - 0.5
     assert np.array_equal(spoilt, before)
@@ -66,11 +71,14 @@ def test_a_saved_model_takes_out_what_the_fit_took_out(tmp_path: Path) -> None:
     assert np.array_equal(loaded.denoise(spoilt, axes="TYX").denoised, first.denoised)
 
 
-def test_a_stream_takes_them_out_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flow", ["dis", "none", "translation"])
+def test_a_stream_takes_them_out_too(flow: FlowMethod, tmp_path: Path) -> None:
     _, spoilt = spoilt_movie()
-    denoiser = Denoiser("preview", device="cpu").fit(spoilt, axes="TYX", max_steps=2)
-    whole = denoiser.denoise(spoilt, axes="TYX").denoised
-    streamed = denoiser.denoise_to(spoilt, tmp_path / "denoised.npy", axes="TYX")
+    fitted = Denoiser("preview", device="cpu", flow=flow).fit(spoilt, axes="TYX", max_steps=2)
+    whole = fitted.denoise(spoilt, axes="TYX").denoised
+    # What was just loaded has no movie at hand, and goes piece by piece.
+    streaming = Denoiser.load(fitted.save(tmp_path / "model.stbn"), device="cpu")
+    streamed = streaming.denoise_to(spoilt, tmp_path / "denoised.npy", axes="TYX")
     # A stream keeps flow in whole pixels, so that half a pixel may go to the other side.
     assert np.allclose(np.load(streamed.path), whole, atol=3e-3 * np.ptp(whole))
     assert any("cosmic rays" in note for note in streamed.report["notes"])

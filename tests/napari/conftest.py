@@ -27,7 +27,7 @@ STEPS_WITHOUT_END = 100_000
 @pytest.fixture(scope="session", autouse=True)
 def few_objects_to_search() -> Iterator[None]:
     """Collect garbage quickly: leave what the imports have made out of every search."""
-    from napari_stbn._napari._run import load_ahead
+    from napari_stbn._napari._threads import load_ahead
 
     load_ahead()
     with suppress(ImportError):  # no Qt binding

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ._threads import free_gpu, load_ahead, threads, threads_for
+from ._unfinished_runs import unfinished_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,23 +22,9 @@ if TYPE_CHECKING:
     from napari_stbn.stack import Stack
     from napari_stbn.training import TrainingStep
 
-__all__ = [
-    "Controls",
-    "Look",
-    "Outcome",
-    "Request",
-    "RunProgress",
-    "View",
-    "has_unfinished",
-    "load_ahead",
-    "run_steps",
-    "threads",
-    "threads_for",
-    "unfinished_run",
-]
+__all__ = ["Controls", "Look", "Outcome", "Request", "RunProgress", "View", "run_steps"]
 
 _LOOK_SHARE = 0.1  # of the time goes into looks at the frame on the screen
-_FORGOTTEN_AFTER = 30 * 24 * 3600.0  # s: what a crash left is removed then
 _LOOK_PIXELS = 256 * 256  # of a frame are looked at on a CPU
 
 
@@ -211,7 +194,7 @@ def run_steps(request: Request, controls: Controls) -> Generator[RunProgress | L
         except Exception as error:  # noqa: BLE001  # handed on, to be raised where the user is
             return Outcome(error=error)
         finally:
-            _free_gpu()
+            free_gpu()
 
 
 class _Run:
@@ -347,32 +330,6 @@ class _Run:
             yield Look(shown, image)
 
 
-def unfinished_run(stack: Stack, settings: RunSettings) -> Unfinished:
-    """The file in the user's cache folder from which this run could go on; reads some frames."""
-    from napari_stbn._unfinished import Unfinished, run_key
-
-    key = run_key(stack, settings)
-    return Unfinished(_unfinished_folder() / f"{key}.fit", key)
-
-
-def has_unfinished(stack: Stack, settings: RunSettings) -> bool:
-    """Whether there is such a file; where there is none at all, nothing is read."""
-    return any(_unfinished_folder().iterdir()) and unfinished_run(stack, settings).exists()
-
-
-def _unfinished_folder() -> Path:
-    """Where unfinished runs are kept; old ones are removed."""
-    from platformdirs import user_cache_path
-
-    folder = Path(user_cache_path("napari-stbn", appauthor=False)) / "unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        with suppress(OSError):  # another process may have removed it
-            if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER:
-                old.unlink()
-    return folder
-
-
 def _inside(span: tuple[int, int], length: int) -> tuple[int, int]:
     """A span within an axis, at least 8 pixels of it."""
     start = max(0, min(span[0], length - 8))
@@ -395,54 +352,3 @@ def _middle(span: tuple[int, int], length: int) -> tuple[int, int]:
     length = min(max(8, length), span[1] - span[0])
     start = (span[0] + span[1] - length) // 2
     return start, start + length
-
-
-@cache
-def load_ahead() -> None:
-    """Import now what the first run would import in the middle of the fit.
-
-    Hundreds of modules make many objects, and Python's search for garbage among all that there are
-    holds every thread up, that of the screen as well (0.25 s and more). So it does not search
-    meanwhile, and takes them for old ones after.
-    """
-    searched = gc.isenabled()
-    gc.disable()
-    try:
-        for name in ("cv2", "skimage.filters", "pandas"):
-            with suppress(ImportError):
-                import_module(name)
-    finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
-            gc.unfreeze()  # all that lives is old now, without a search
-        if searched:
-            gc.enable()
-
-
-def threads_for(count: int) -> int:
-    """Threads that a run uses when it is asked to use `count`; 0 leaves one core to the screen."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # may be a list
-    limit = int(asked) if asked.isdigit() and int(asked) else cores or 2
-    return count or max(1, min(limit, (cores or 2) - 1))
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Use so many threads in this thread's computations."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _free_gpu() -> None:
-    """Give back what torch keeps for the next fit."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

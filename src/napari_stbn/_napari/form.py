@@ -215,7 +215,7 @@ class Form(Container[Any]):
         return RunSettings(
             preset=self.preset.value,
             time_budget=self.time_budget.value or None,
-            max_steps=self.advanced["max_steps"].value or None,
+            max_steps=int(self.advanced["max_steps"].value) or None,
             device=self.device.value,
             noise=None if noise == "none" else noise,
             correlation=self.correlation.value,
@@ -225,7 +225,7 @@ class Form(Container[Any]):
             seed=self.advanced["seed"].value,
             precision=self.advanced["precision"].value,
             memory_limit=self.advanced["memory_limit"].value or None,
-            turns=self.advanced["turns"].value or None,
+            turns=int(self.advanced["turns"].value) or None,
             training=changed,
         )
 

@@ -16,7 +16,7 @@ from napari_stbn.noise import NoiseFit
 from napari_stbn.preparation import fill_defects
 from napari_stbn.stack import inspect_movie
 
-from ._run import has_unfinished
+from ._unfinished_runs import has_unfinished
 
 if TYPE_CHECKING:
     from napari_stbn.settings import RunSettings

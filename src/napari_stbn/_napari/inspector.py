@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.qt.threading import WorkerBase
 from qtpy.QtCore import QTimer
 
-from ._run import load_ahead, threads
+from ._threads import load_ahead, threads
 from .inspection import Inspection, inspect_stack
 
 if TYPE_CHECKING:

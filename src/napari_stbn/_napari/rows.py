@@ -54,10 +54,11 @@ def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
     if kind in (int, float):
         low, high = details.get("min", -_LARGEST), details.get("max", _LARGEST)
         if optional:
-            options["tooltip"] += "; 0 takes the preset's"
-            row = number_row(kind, 0, 0, high, **options)
-            if kind is float:  # magicgui's spin box for whole numbers shows no words
-                row.native.setSpecialValueText("the preset's")
+            options["tooltip"] += "; 0 leaves it out"
+            row = number_row(float, 0, 0, high, **options)
+            if kind is int:  # magicgui's spin box for whole numbers shows no words
+                row.native.setDecimals(0)
+            row.native.setSpecialValueText("automatic")
             return row
         return number_row(kind, default, low, high, **options)
     return LineEdit(value=default, **options)

@@ -8,8 +8,9 @@ from magicgui.widgets import Label, ProgressBar, PushButton
 from psygnal import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from ._drivers import PHASES
 from .chart import LossChart
-from .job import PHASES, running_job
+from .job import running_job
 from .layout import line, wrap
 
 if TYPE_CHECKING:

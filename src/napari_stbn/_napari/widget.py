@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari.layers import Image, Vectors
-from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QApplication, QFileDialog, QWidget
+from napari.utils.notifications import show_info
+from qtpy.QtWidgets import QApplication
 
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import size_in_words
 from napari_stbn.settings import RunSettings
 
-from ._run import threads_for
+from ._dialogs import Closing, ask_open, ask_save, guarded
+from ._threads import threads_for
 from .compare import SideBySide, Swipe, Toggle, find_pairs
 from .flow_layers import set_flow_density
 from .form import Form, positions
@@ -57,7 +56,7 @@ class DenoiseWidget(Form):
         self._comparison: SideBySide | Swipe | None = None
         self._toggle = Toggle()
         self._inspector = Inspector(self._inspected)
-        self._closing = _Closing(self)
+        self._closing = Closing(self)
         self.native.installEventFilter(self._closing)
         self.native.destroyed.connect(self._destroyed)
         self._connect()
@@ -92,8 +91,8 @@ class DenoiseWidget(Form):
             "defaults": self.restore_defaults,
         }
         for name, action in actions.items():
-            self.buttons[name].changed.connect(_guarded(action))
-        self.run.fit.changed.connect(_guarded(self.fit))
+            self.buttons[name].changed.connect(guarded(action))
+        self.run.fit.changed.connect(guarded(self.fit))
         self._enable()
 
     def _layer_changed(self) -> None:
@@ -261,7 +260,7 @@ class DenoiseWidget(Form):
         FileNotFoundError, ValueError
             If there is no such file, or it is not a model of ours.
         """
-        path = path or _ask_open(self.native, "Load model", "Models (*.stbn)")
+        path = path or ask_open(self.native, "Load model", "Models (*.stbn)")
         if path is None:
             return
         self.denoiser = Denoiser.load(path, device=self.device.value)
@@ -289,7 +288,7 @@ class DenoiseWidget(Form):
         if self.denoiser is None:
             raise ValueError("there is no model yet; fit one first")
         asked = path is None
-        path = path or _ask_save(self.native, "Save model", "model.stbn", "Models (*.stbn)")
+        path = path or ask_save(self.native, "Save model", "model.stbn", "Models (*.stbn)")
         if path is not None:
             self._model_file = self.denoiser.save(path, overwrite=asked)
             show_info(f"saved {self._model_file}")
@@ -321,7 +320,7 @@ class DenoiseWidget(Form):
         if self._last is None or self._last[2].state != "done":
             raise ValueError("there is no result yet; denoise a movie first")
         asked = path is None
-        path = path or _ask_save(self.native, "Write report", "report.html", "Report (*.html)")
+        path = path or ask_save(self.native, "Write report", "report.html", "Report (*.html)")
         if path is not None:
             source, _, job = self._last
             show_info(f"wrote {write_job_report(path, source, job, overwrite=asked)}")
@@ -382,44 +381,3 @@ class DenoiseWidget(Form):
         if self._comparison is not None:
             self._comparison.off()
             self._comparison = None
-
-
-class _Closing(QObject):
-    """Tells the widget when it enters a window and when it leaves it."""
-
-    def __init__(self, widget: DenoiseWidget) -> None:
-        super().__init__()
-        self._widget = widget
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
-        """Watch for a new parent: napari takes a closed widget out of its dock."""
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            docked = isinstance(watched, QWidget) and watched.parentWidget() is not None
-            if docked:
-                self._widget.opened()
-            else:
-                self._widget.closed()
-        return False
-
-
-def _guarded(action: Callable[[], Any]) -> Callable[[], None]:
-    """An action as a button does it: what is wrong with the input is one sentence on the screen."""
-
-    @wraps(action)
-    def act() -> None:
-        try:
-            action()
-        except (ValueError, RuntimeError, MemoryError, OSError) as error:
-            show_error(str(error))
-
-    return act
-
-
-def _ask_open(parent: QWidget, title: str, kinds: str) -> str | None:
-    """A file to read, or None."""
-    return QFileDialog.getOpenFileName(parent, title, "", kinds)[0] or None
-
-
-def _ask_save(parent: QWidget, title: str, name: str, kinds: str) -> str | None:
-    """A file to write, or None; the dialog asks before one is replaced."""
-    return QFileDialog.getSaveFileName(parent, title, name, kinds)[0] or None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .config import STBNConfig
 from .released import read_released, stbn_from_released
-from .stbn import STBN, STBNConfig
+from .stbn import STBN
 
 __all__ = ["STBN", "STBNConfig", "read_released", "stbn_from_released"]

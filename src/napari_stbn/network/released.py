@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .stbn import STBN, STBNConfig
+from .config import STBNConfig
+from .stbn import STBN
 
 __all__ = ["read_released", "stbn_from_released"]
 
