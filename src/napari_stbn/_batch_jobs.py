@@ -21,7 +21,7 @@ from ._batch_sample import sample
 from ._generators import last
 from .camera import read_corrected
 from .denoiser import Denoiser
-from .devices import limit_memory
+from .devices import keep_freed_memory, limit_memory
 from .io import write
 from .settings import RunSettings
 from .stack import Stack, cast_like
@@ -246,6 +246,7 @@ def _whole_worker() -> Generator[str, None, None]:
         import cv2
         import torch
 
+        keep_freed_memory()
         threads = int(worker.state.nthreads)
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +16,7 @@ __all__ = [
     "available_devices",
     "free_memory",
     "is_out_of_memory",
+    "keep_freed_memory",
     "limit_memory",
     "release_cached",
     "resolve_device",
@@ -25,6 +28,9 @@ _CGROUPS = (  # version 2 and version 1: the limit, and what is taken
     (_GROUP / "memory.max", _GROUP / "memory.current"),
     (_GROUP / "memory/memory.limit_in_bytes", _GROUP / "memory/memory.usage_in_bytes"),
 )
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_LARGEST_KEPT, _MOST_KEPT = 2**25, 2**27  # bytes of one piece (glibc takes no more), and at the end
+_logger = logging.getLogger(__name__)
 _limit: int | None = None  # bytes of main memory that this process may hold; None: whatever is free
 
 
@@ -100,6 +106,23 @@ def _cached(group: Path) -> int:
         if name in ("inactive_file", "total_inactive_file"):
             return int(value)
     return 0
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next layer of a network.
+
+    dask starts its workers with ``MALLOC_TRIM_THRESHOLD_=65536``, which gives every map back to the
+    system when it is freed, to be asked for and cleared again by the next layer: a fit takes twice
+    as long. Elsewhere than on glibc nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        _logger.info("this C library has no mallopt; its allocator stays as it is")
+        return
+    for parameter, threshold in ((_MMAP_THRESHOLD, _LARGEST_KEPT), (_TRIM_THRESHOLD, _MOST_KEPT)):
+        mallopt(parameter, threshold)
 
 
 def limit_memory(limit: int | None) -> None:
