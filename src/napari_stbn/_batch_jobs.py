@@ -246,7 +246,7 @@ def _whole_worker() -> Generator[str, None, None]:
         import cv2
         import torch
 
-        keep_freed_memory()
+        keep_freed_memory()  # also where nothing is fitted
         threads = int(worker.state.nthreads)
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)

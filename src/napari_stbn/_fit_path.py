@@ -7,7 +7,7 @@ import logging
 from torch import Tensor
 
 from .clips import Clip
-from .devices import is_out_of_memory, release_cached
+from .devices import is_out_of_memory, keep_freed_memory, release_cached
 from .network import STBN
 from .network.paired import paired_forward
 from .precision import DTYPES, Precision, autocast, paired_is_right
@@ -33,6 +33,8 @@ class FitPath:
 
     def __init__(self, model: STBN, precision: Precision) -> None:
         device = next(model.parameters()).device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.model, self.precision = model, precision
         self.paired = paired_is_right(model.config, device, precision)
         self.safe = False
