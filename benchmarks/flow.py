@@ -104,6 +104,7 @@ def methods(slow: bool) -> dict[str, Method]:
         "dis": lambda scene: scene.estimated("dis"),
         "dis, smoothed where both ways differ": filled,
         "dis_multi": lambda scene: scene.estimated("dis_multi"),
+        "blend": lambda scene: scene.estimated("blend"),
         "auto": lambda scene: scene.estimated("auto"),
         "dis on clean frames": clean,
     }

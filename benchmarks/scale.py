@@ -341,6 +341,13 @@ def exponent(rows: Sequence[Row], size: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
+def exponents(rows: Sequence[Row], size: str) -> str:
+    """That of all rows and, as constants weigh less there, of the larger half of them."""
+    rows = sorted(rows, key=lambda row: float(np.prod([row[part] for part in size.split()])))
+    half = rows[-max(2, len(rows) // 2) :]
+    return f"{exponent(rows, size):.2f} ({exponent(half, size):.2f} in the larger half)"
+
+
 def report(kept: Row) -> None:
     """Print the tables of docs/scale.md and docs/batch.md."""
     print(f"\n{machine_line(kept['machine'])}\n")
@@ -360,8 +367,10 @@ def report(kept: Row) -> None:
     along = [row for row in rows if row["side"] == SIDE]
     across = [row for row in rows if row["frames"] == FEW]
     if len(along) > 2 and len(across) > 2:
-        print(f"\nexponent of time: {exponent(along, 'frames'):.2f} in frames, ", end="")
-        print(f"{exponent(across, 'side side'):.2f} in pixels of a frame")
+        print(
+            f"\nexponent of the time of denoising: {exponents(along, 'frames')} in frames, ", end=""
+        )
+        print(f"{exponents(across, 'side side')} in pixels of a frame")
     for kind in ("mixed", "static") if "fade" in kept else ():
         steps = [f"{r['overlap']}: {r['rms']}" for r in kept["fade"] if r["kind"] == kind]
         print(f"\noverlap of a cut, {kind} scene, change in units of the noise: {', '.join(steps)}")
