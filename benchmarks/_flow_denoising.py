@@ -50,6 +50,7 @@ class Case:
     simulated: SimulatedMovie
     prepared: PreparedStack
     model: STBN
+    warm: bool = True
 
     @property
     def movie(self) -> PreparedMovie:
@@ -86,9 +87,9 @@ class Case:
         for _ in range(rounds):
             last(reestimate_flow(self.model, self.movie, "dis"))
 
-    def bilinear(self) -> None:
-        """Flow between noisy frames, and alignment that blends four pixels along it."""
-        self.estimated("dis")
+    def bilinear(self, source: str) -> None:
+        """Alignment that blends four pixels, along the flow of another source."""
+        SOURCES[source](self)
         self.model.config = replace(self.model.config, alignment="bilinear")
 
     def distilled(self) -> None:
@@ -108,17 +109,16 @@ SOURCES: dict[str, Callable[[Case], None]] = {
     "default, auto": lambda case: case.refined("auto"),
     "reestimated": lambda case: case.reestimated(1),
     "distilled": lambda case: case.distilled(),
-    "dis, bilinear": lambda case: case.bilinear(),
+    "dis, bilinear": lambda case: case.bilinear("dis"),
+    "blend, bilinear": lambda case: case.bilinear("blend"),
+    "true, bilinear": lambda case: case.bilinear("true"),
     "true": lambda case: case.set_flow(
         Flow(case.simulated.flow_to_previous, case.simulated.flow_to_next)
     ),
 }
 """Where motion comes from, by name."""
-_OF_THE_FIT = (
-    "default",
-    "default, blend",
-    "default, auto",
-)  # estimated on the fitted model's prediction afterwards
+# Estimated on the fitted model's prediction afterwards.
+_OF_THE_FIT = ("default", "default, blend", "default, auto")
 _IN_THE_FIT: dict[str, Form] = {"reestimated": "reestimate", "distilled": "distill"}
 
 
@@ -156,7 +156,7 @@ def _rows_of(
     truth = Truth(simulated.clean, simulated.events)
     rows: list[Row] = []
     for name in names:
-        case = _case(simulated)
+        case = _case(simulated, options.start)
         started = time.perf_counter()
         SOURCES[name](case)
         for steps in options.steps:
@@ -179,8 +179,8 @@ def _rows_of(
     return rows
 
 
-def _case(simulated: SimulatedMovie) -> Case:
-    """Noise known, no flow yet, the weights that come with the package."""
+def _case(simulated: SimulatedMovie, start: str) -> Case:
+    """Noise known, no flow yet, the weights that come with the package or random ones."""
     noise = stbn.PoissonGaussianNoise(simulated.gain, simulated.offset, simulated.read_noise)
     prepared = last(
         prepare_stack(
@@ -192,10 +192,11 @@ def _case(simulated: SimulatedMovie) -> Case:
             known_scaling={},
         )
     )
-    model = pretrained_model(PRESETS["balanced"].network)
+    config = PRESETS["balanced"].network
+    model = STBN.seeded(config, 0) if start == "fresh" else pretrained_model(config)
     if model is None:
         raise RuntimeError("the package comes with no weights for this network")
-    return Case(simulated, prepared, copy.deepcopy(model).eval())
+    return Case(simulated, prepared, copy.deepcopy(model).eval(), warm=start != "fresh")
 
 
 def _fit(case: Case, steps: int, seed: int, source: str) -> None:
@@ -206,7 +207,7 @@ def _fit(case: Case, steps: int, seed: int, source: str) -> None:
     form = _IN_THE_FIT.get(source)
     updates = None if form is None else FlowUpdates(form, "dis", "float32", seed)
     for step in training_steps(
-        case.model, [case.movie], plan, generator=generator, warm=True, average=average
+        case.model, [case.movie], plan, generator=generator, warm=case.warm, average=average
     ):
         if updates is not None:
             last(updates.after(step.part, case.model, average, [case.movie]))

@@ -74,6 +74,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sources", nargs="+", default=None, help="denoise: of the motion")
     parser.add_argument("--frames", type=int, default=16, help="denoise: of a movie")
+    parser.add_argument(
+        "--start", choices=["pretrained", "fresh"], default="pretrained", help="denoise: of a fit"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md too")
     parser.add_argument("--quick", action="store_true", help="tiny: does it run?")
