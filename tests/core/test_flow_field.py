@@ -223,3 +223,19 @@ def test_bilinear_alignment_warns_and_equals_nearest_on_whole_pixels() -> None:
         paired_forward(model, clip, half, -half)
     with pytest.raises(ValueError, match="alignment must be nearest or bilinear, got 'cubic'"):
         STBNConfig(alignment="cubic")  # type: ignore[arg-type]
+
+
+def test_bilinear_alignment_is_as_blind_as_that_to_the_nearest_pixel() -> None:
+    """What is blended comes from other frames: along a given flow, no pixel reaches itself."""
+    with pytest.warns(UserWarning, match="for comparison only"):
+        model = STBN.seeded(STBNConfig(width=8, alignment="bilinear"), 0).double()
+    chance = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.15 * torch.randn(parameter.shape, generator=chance).double()
+    frames = torch.rand(1, 5, 1, 14, 14, generator=chance).double().requires_grad_()
+    flows = (1.3 * torch.randn(1, 4, 2, 14, 14, generator=chance).double() for _ in range(2))
+    prior = model(frames, *flows)
+    for t, y, x in ((0, 5, 6), (2, 3, 9), (4, 8, 4)):
+        (found,) = torch.autograd.grad(prior[0, t, :, y, x].sum(), frames, retain_graph=True)
+        assert found.abs().sum() > 0
+        assert found[0, t, 0, y, x] == 0
