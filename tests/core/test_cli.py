@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from napari_stbn import Denoiser, Stack, _commands, read, write
@@ -106,6 +107,20 @@ def test_frames_and_axes_can_be_given(gray: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "odd.npy", np.moveaxis(NOISY, 0, -1))
     run("denoise", tmp_path / "odd.npy", "--axes", "YXT", "-o", tmp_path / "b.npy", *QUICK)
     assert np.load(tmp_path / "b.npy").shape == (24, 20, 4)
+
+
+def test_one_of_several_images_can_be_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "positions.tif"
+    with tifffile.TiffWriter(path) as tif:
+        for position in (NOISY, NOISY[:, :16]):
+            tif.write(position, metadata={"axes": "TYX"}, photometric="minisblack")
+    run("denoise", path, "-o", tmp_path / "second.tif", "--scene", "1", *QUICK)
+    assert read(tmp_path / "second.tif").shape == (4, 16, 20)
+    assert "no scene 2" in refused(
+        ["denoise", path, "-o", tmp_path / "third.tif", "--scene", "2", *QUICK], capsys
+    )
 
 
 def test_a_seed_repeats_a_run(gray: Path, tmp_path: Path) -> None:
