@@ -222,8 +222,8 @@ class FitFile:
         file = read_model_file(self.path)
         if file.header.get("fit") != self.identity:
             raise ValueError(
-                f"{self.path.name} is the state of another fit (other movie, network or settings); "
-                "choose another name, or delete it to start anew"
+                f"{self.path.name} is the state of another fit (other movie, network or settings, "
+                "or one that goes on now); choose another name, or delete it to start anew"
             )
         try:
             counters: dict[str, Any] = file.header["counters"]
