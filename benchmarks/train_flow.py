@@ -102,11 +102,8 @@ def make_scene(seed: int) -> dict[str, Tensor]:
         noisy = noisy.astype(np.float32)
         pair = int(rng.integers(_FRAMES - 1))
         flows = list(all_candidates(zip(*estimate_flow(noisy, "dis"), strict=True)))[pair]
-        ways = [[flow[way] for flow in flows] for way in (0, 1)]
-        for way in (0, 1):
-            this, other = noisy[pair + 1 - way], noisy[pair + way]
-            seen = features(this, other, ways[way], ways[1 - way])
-            moves = np.stack(ways[way])[:, :, 2::4, 2::4]
+        for way, seen in enumerate(features(noisy[pair], noisy[pair + 1], flows)):
+            moves = np.stack([flow[way] for flow in flows])[:, :, 2::4, 2::4]
             true = (movie.flow_to_previous, movie.flow_to_next)[way][pair][:, 2::4, 2::4]
             weight = np.where(bright[pair + 1 - way], 1.0, _BACKGROUND)[2::4, 2::4]
             for name, value in zip(parts, (seen, moves, true, weight), strict=True):

@@ -24,11 +24,9 @@ _DEATHS = 2  # times that a job may take its worker down before it is given up
 _CORES_A_WORKER = 4  # threads that the fit of one movie still makes use of
 # The jobs hold no data of dask's: there is nothing to spill, and a worker that waits for its memory
 # to fall would wait for ever.
-_CONFIG = {
+_MEMORY = {
     **{f"distributed.worker.memory.{word}": False for word in ("target", "spill", "pause")},
     "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.profile.enabled": False,  # it stops a fit a hundred times a second
-    "distributed.admin.system-monitor.gil.enabled": False,
 }
 _RESERVE = 1_000_000_000  # bytes that a worker holds beside its movie
 
@@ -216,7 +214,7 @@ def _local(count: int, gpus: list[str]) -> Generator[tuple[Any, Callable[[], obj
     options = {
         "nthreads": max(1, cores // count),
         "memory_limit": int(0.9 * psutil.virtual_memory().available / count),
-        "config": _CONFIG,
+        "config": _MEMORY,
         "silence_logs": logging.CRITICAL,
         "dashboard": False,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._scenes import SceneError, scenes_note
+from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
 from napari_stbn.stack import Stack
 
 if TYPE_CHECKING:
@@ -74,10 +74,8 @@ def read_bioio(path: Path, axes: str | None, name: str, scene: int | None = None
     try:
         image = BioImage(path)
         scenes = len(image.scenes)
-        if scene is not None:
-            if not 0 <= scene < scenes:
-                raise SceneError(path, scene, scenes)
-            image.set_scene(scene)
+        if (number := scene_number(path, scene, scenes)) > 0:
+            image.set_scene(number)
         letters = str(image.dims.order)
         array = image.dask_data
         sizes = image.physical_pixel_sizes
@@ -101,10 +99,7 @@ def read_bioio(path: Path, axes: str | None, name: str, scene: int | None = None
         name=name,
         hint="".join(letter for letter, keep in zip(letters, kept, strict=True) if keep),
     )
-    if scenes > 1 and scene is None:
-        said = f"{stack.guess} {scenes_note(scenes, 0, 'first')}".strip()
-        object.__setattr__(stack, "guess", said)
-    return stack
+    return add_to_guess(stack, scenes_note(scene, scenes, number, "first"))
 
 
 def _seconds(interval: Any) -> float | None:

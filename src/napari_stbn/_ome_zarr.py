@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from napari_stbn._blocks import blocks
-from napari_stbn._scenes import SceneError, scenes_note
+from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
 from napari_stbn._units import Scale, micrometres, seconds
 from napari_stbn.stack import Stack, cast_like
 
@@ -41,16 +41,14 @@ def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = N
     try:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Array):
-            if scene:
-                raise SceneError(path, scene, 1)
+            scene_number(path, scene, 1)
             hint = _plain_axes(node)
             return Stack(ZarrArray(node, path), axes, name=name, hint=hint)
         images = list(_images(node))
         if not images:
             raise ValueError("it holds no image (no multiscales metadata)")
-        if not 0 <= (scene or 0) < len(images):
-            raise SceneError(path, scene or 0, len(images))
-        group, image = images[scene or 0]
+        number = scene_number(path, scene, len(images))
+        group, image = images[number]
         level = image["datasets"][0]
         array = group[level["path"]]
         letters, scale = _scale(image, level)
@@ -73,10 +71,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = N
         name=name,
         hint=letters,
     )
-    if len(images) > 1 and scene is None:
-        said = f"{stack.guess} {scenes_note(len(images), 0, 'first')}".strip()
-        object.__setattr__(stack, "guess", said)
-    return stack
+    return add_to_guess(stack, scenes_note(scene, len(images), number, "first"))
 
 
 def _images(node: zarr.Group) -> Iterator[tuple[zarr.Group, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ import tifffile
 
 from napari_stbn._blocks import pages
 from napari_stbn._raw_file import RawFile
-from napari_stbn._scenes import SceneError, scenes_note
+from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
 from napari_stbn._tiff_check import check_complete
 from napari_stbn._tiff_scale import imagej_metadata, imagej_resolution, ome_metadata, scale_of
 from napari_stbn.stack import Stack
@@ -81,11 +81,9 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
         with tifffile.TiffFile(path) as tif:
             if not tif.series:
                 raise ValueError("it holds no image")
-            count, number = len(tif.series), scene
-            if number is None:  # not the thumbnail
-                number = max(range(count), key=lambda n: int(tif.series[n].size))
-            if not 0 <= number < count:
-                raise SceneError(path, number, count)
+            count = len(tif.series)
+            largest = max(range(count), key=lambda n: int(tif.series[n].size))  # no thumbnail
+            number = scene_number(path, scene, count, largest)
             series = tif.series[number]
             hint, shape, dtype = series.axes, series.shape, series.dtype
             scale = scale_of(tif, series, number)
@@ -116,13 +114,8 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
         name=name,
         hint=hint,
     )
-    said = [stack.guess] if stack.guess else []
-    if count > 1 and scene is None:
-        said.append(scenes_note(count, number, "largest"))
-    if missing:
-        said.append(f"{missing} frames are missing from the file and read as zeros.")
-    object.__setattr__(stack, "guess", " ".join(said))
-    return stack
+    lacks = f"{missing} frames are missing from the file and read as zeros." if missing else ""
+    return add_to_guess(stack, scenes_note(scene, count, number, "largest"), lacks)
 
 
 def write_tiff(path: Path, stack: Stack, *, ome: bool) -> None:

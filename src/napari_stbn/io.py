@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from napari_stbn._blocks import blocks
 from napari_stbn._raw_file import RawFile
-from napari_stbn._scenes import SceneError
+from napari_stbn._scenes import scene_number
 from napari_stbn.stack import Stack
 
 __all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
@@ -86,8 +86,7 @@ def read(
 
         return read_tiff(path, axes, name, scene)
     if ending == ".npy":
-        if scene:
-            raise SceneError(path, scene, 1)
+        scene_number(path, scene, 1)
         return _read_npy(path, axes, name)
     from napari_stbn._bioio import FOREIGN, read_bioio
 

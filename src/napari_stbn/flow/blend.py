@@ -163,25 +163,35 @@ def all_candidates(plain: Iterable[Pair]) -> Iterator[list[Pair]]:
     yield from stream.finish()
 
 
-def features(this: Image, other: Image, moves: list[Image], back: list[Image]) -> Image:
-    """What the network sees of one pair in one direction.
+def features(this: Image, other: Image, flows: list[Pair]) -> Image:
+    """What the network sees of one pair, in both directions.
 
     Parameters
     ----------
     this, other : ndarray, shape (Y, X)
-        The frame that the flow begins at, and the one it leads to.
-    moves, back : list of ndarray, shape (2, Y, X) [px]
-        `CANDIDATES` from this frame to the other, and from that to this.
+        A frame and the next.
+    flows : list of (to_previous, to_next), each (2, Y, X) [px]
+        `CANDIDATES`.
 
     Returns
     -------
-    ndarray, shape (F, Y / 4, X / 4), float32
+    ndarray, shape (2, F, Y / 4, X / 4), float32
+        For the flow to the previous frame and to the next.
     """
     smooth = np.stack([_blur(frame, _SMOOTH) for frame in (this, other)])
     low, high = np.percentile(smooth, [1.0, 99.8])
     span = max(float(high - low), 1e-6)
     a, b = (smooth - low) / span
-    noise = np.sqrt(_blur(np.square((this - smooth[0]) / span), 6.0)) + 1e-4
+    left: list[Image] = [
+        np.asarray(np.sqrt(_blur(np.square((frame - mean) / span), 6.0)) + 1e-4, np.float32)
+        for frame, mean in zip((this, other), smooth, strict=True)
+    ]
+    back, ahead = ([flow[way] for flow in flows] for way in (0, 1))
+    return np.stack([_one_way(b, a, left[1], back, ahead), _one_way(a, b, left[0], ahead, back)])
+
+
+def _one_way(a: Image, b: Image, noise: Image, moves: list[Image], back: list[Image]) -> Image:
+    """`features` from frame `a` to frame `b`, smooth and from 0 to 1, with the noise of `a`."""
     planes = []
     for move in moves:
         missed = _blur(np.square(a - interpolate(b, move)), _AROUND)
@@ -203,12 +213,11 @@ def _blended(net: FlowBlend, this: Image, other: Image, flows: list[Pair]) -> Pa
     height, width = this.shape
     if min(height, width) <= _CELL:  # not two cells to compare
         return flows[_DIS]
-    ways = ([flow[0] for flow in flows], [flow[1] for flow in flows])
-    seen = np.stack([features(other, this, *ways), features(this, other, *ways[::-1])])
-    weights = F.interpolate(net(torch.from_numpy(seen)), (height, width), mode="bilinear")
+    seen = torch.from_numpy(features(this, other, flows))
+    weights = F.interpolate(net(seen), (height, width), mode="bilinear").numpy()
     found = [
-        np.einsum("kyx,kcyx->cyx", share, np.stack(moves))
-        for share, moves in zip(weights.numpy(), ways, strict=True)
+        np.einsum("kyx,kcyx->cyx", share, np.stack([flow[way] for flow in flows]))
+        for way, share in enumerate(weights)
     ]
     return found[0], found[1]
 
