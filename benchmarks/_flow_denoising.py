@@ -7,6 +7,8 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from napari_stbn._refinement import reestimate_flow, refine_flow
 from napari_stbn._start import pretrained_model
 from napari_stbn.devices import free_memory
 from napari_stbn.flow import Flow
+from napari_stbn.flow.field import ALIGNMENTS, Alignment
 from napari_stbn.inference import DenoisedWindow, denoise_frames, plan_inference
 from napari_stbn.network import STBN
 from napari_stbn.preparation import PreparedMovie, PreparedStack, prepare_stack
@@ -87,10 +90,10 @@ class Case:
         for _ in range(rounds):
             last(reestimate_flow(self.model, self.movie, "dis"))
 
-    def bilinear(self, source: str) -> None:
-        """Alignment that blends four pixels, along the flow of another source."""
+    def aligned(self, source: str, alignment: Alignment) -> None:
+        """Another alignment than the model's own, along the flow of another source."""
         SOURCES[source](self)
-        self.model.config = replace(self.model.config, alignment="bilinear")
+        self.model.config = replace(self.model.config, alignment=alignment)
 
     def distilled(self) -> None:
         """The default, until a student has learnt in a fit."""
@@ -109,16 +112,15 @@ SOURCES: dict[str, Callable[[Case], None]] = {
     "default, auto": lambda case: case.refined("auto"),
     "reestimated": lambda case: case.reestimated(1),
     "distilled": lambda case: case.distilled(),
-    "dis, bilinear": lambda case: case.bilinear("dis"),
-    "blend, bilinear": lambda case: case.bilinear("blend"),
-    "true, bilinear": lambda case: case.bilinear("true"),
     "true": lambda case: case.set_flow(
         Flow(case.simulated.flow_to_previous, case.simulated.flow_to_next)
     ),
 }
 """Where motion comes from, by name."""
+for _name, _alignment in product(("none", "dis", "blend", "default", "true"), ALIGNMENTS):
+    SOURCES[f"{_name}, {_alignment}"] = partial(Case.aligned, source=_name, alignment=_alignment)
 # Estimated on the fitted model's prediction afterwards.
-_OF_THE_FIT = ("default", "default, blend", "default, auto")
+_OF_THE_FIT = ("default", "default, blend", "default, auto", *(f"default, {a}" for a in ALIGNMENTS))
 _IN_THE_FIT: dict[str, Form] = {"reestimated": "reestimate", "distilled": "distill"}
 
 

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -71,7 +72,7 @@ def main() -> None:
         torch.manual_seed(options.seed)
         model = STBN(config)
     if first is not None:
-        if first.config != config:
+        if replace(first.config, alignment=config.alignment) != config:
             raise SystemExit(f"--start has another size than {options.size}: {first.config}")
         model.load_state_dict(first.state_dict())
     model.clip_frames = STAGES[-1][2]

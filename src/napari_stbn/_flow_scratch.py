@@ -1,4 +1,4 @@
-"""Flow of a long movie on disk, in whole pixels, for as long as it is denoised."""
+"""Flow of a long movie on disk, as alignment takes it, for as long as it is denoised."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .flow.field import BILINEAR_STEPS, Alignment
+
 __all__ = ["FlowScratch"]
 
-_OUTSIDE = np.iinfo(np.int16).max  # px; where the flow is not finite it leads out of every frame
-_FAST = 1  # zlib's level; flow in whole pixels is so smooth that more gains little
+_OUTSIDE = np.iinfo(np.int16).max  # flow that is not finite, or longer: out of every frame
+_FAST = 1  # zlib's level; flow is so smooth that more gains little
 
 
 class FlowScratch:
@@ -28,16 +30,16 @@ class FlowScratch:
         Where the file lies. It has no name where the system allows that, so that nothing is left
         of it, however the process ends.
     shape : (height, width)
-
-    Notes
-    -----
-    Alignment takes the nearest neighbour, so that whole pixels are all that it needs: features
-    are warped to the same place, in a fifteenth of the space or less.
+    alignment : {"nearest", "bilinear"}
+        Alignment to the nearest pixel needs whole pixels alone, and bilinear alignment takes the
+        flow in steps of 1/16 px: features are warped to the same place as along the flow itself, in
+        a fraction of the space.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, int], alignment: Alignment) -> None:
         self._file = tempfile.TemporaryFile(dir=folder, prefix=".stbn-flow-")  # noqa: SIM115
         self._shape = (2, *shape)
+        self._steps = BILINEAR_STEPS if alignment == "bilinear" else 1  # a pixel
         self._places: list[tuple[tuple[int, int], tuple[int, int]]] = []  # offset and bytes
 
     def __enter__(self) -> Self:
@@ -64,7 +66,9 @@ class FlowScratch:
         offset, length = self._places[pair][direction]
         self._file.seek(offset)
         whole = np.frombuffer(zlib.decompress(self._file.read(length)), np.int16)
-        return torch.from_numpy(whole.reshape(self._shape).astype(np.float32))
+        steps = whole.reshape(self._shape).astype(np.float32)
+        known = np.abs(steps) < _OUTSIDE
+        return torch.from_numpy(np.where(known, steps / self._steps, np.float32(np.inf)))
 
     def close(self) -> None:
         """Remove the file."""
@@ -72,7 +76,8 @@ class FlowScratch:
 
     def _write(self, flow: NDArray[np.float32]) -> tuple[int, int]:
         """Append; where it lies."""
-        known = np.nan_to_num(np.rint(flow), nan=_OUTSIDE, posinf=_OUTSIDE, neginf=_OUTSIDE)
+        steps = np.rint(flow * self._steps)
+        known = np.nan_to_num(steps, nan=_OUTSIDE, posinf=_OUTSIDE, neginf=_OUTSIDE)
         packed = zlib.compress(np.clip(known, -_OUTSIDE, _OUTSIDE).astype(np.int16), _FAST)
         offset = self._file.seek(0, 2)
         self._file.write(packed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ._doubt import doubt
 from ._inference_plan import SMALLEST_TILE, InferencePlan
 from .devices import is_out_of_memory, release_cached
-from .flow.field import align_index, gather
+from .flow.field import align
 from .network import STBN
 from .network.frozen import FrozenSTBN
 from .network.stbn import Direction, head_radius, state_radius
@@ -96,8 +96,7 @@ class Runner:
             if direction == "from_past"
             else self.movie.flow_to_next[t]
         )
-        index = align_index(flow[None].to(self.device), self.model.config.alignment)
-        aligned = gather(neighbour, index)
+        aligned = align(neighbour, flow[None].to(self.device), self.model.config.alignment)
         return self._tiled(
             lambda f, a: self.network.advance(direction, f, a),
             [frame, aligned],

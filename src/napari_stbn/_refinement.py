@@ -135,7 +135,7 @@ def refine_flow(
         image = held.filled if held else motion_image(movie.intensities, movie.units).numpy()
         flow = yield from relay(_along(choice, image, noisy), partial(share, 0.3, 0.1))
         frames = yield from relay(
-            predict_frames(model, with_flow(seen, _whole_pixels(flow)), precision, wrong),
+            predict_frames(model, with_flow(seen, _as_kept(flow, model)), precision, wrong),
             partial(share, 0.4, 0.5),
         )
         if held is not None:
@@ -158,9 +158,14 @@ def _along(choice: RouteChoice, image: Image, method: PairMethod) -> Generator[f
     return route_flow(choice.route, noisy)
 
 
-def _whole_pixels(flow: Flow) -> Flow:
-    """The flow as a stream keeps it on disk, so that both predict the same."""
-    return Flow(*(np.rint(d) for d in flow)) if flow.to_next.flags.writeable else flow
+def _as_kept(flow: Flow, model: STBN) -> Flow:
+    """The flow as a stream keeps it on disk, so that both predict the same.
+
+    Bilinear alignment takes it so anyway.
+    """
+    if model.config.alignment == "bilinear" or not flow.to_next.flags.writeable:
+        return flow
+    return Flow(*(np.rint(d) for d in flow))
 
 
 def _take_out(movie: PreparedMovie, wrong: WrongPixels) -> None:

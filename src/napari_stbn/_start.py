@@ -43,11 +43,13 @@ def pretrained_model(config: STBNConfig) -> STBN | None:
     """Network of a size with the weights that come with the package; None where there are none.
 
     Such a network is told of the noise, also where `config` is not: to a fit from random weights,
-    which sees one noise level only, that would say nothing.
+    which sees one noise level only, that would say nothing. It aligns as `config` says, whichever
+    way its weights were learnt.
     """
     for path in WEIGHTS:
         if path.exists():
             model = SavedModel.read(path).model
+            model.config = replace(model.config, alignment=config.alignment)
             if replace(model.config, noise_input=config.noise_input) == config:
                 return model
     return None

@@ -147,6 +147,10 @@ class Stream:
     student: PWCNet | None = None
     routes: dict[str, RouteChoice] = field(default_factory=dict)
 
+    def flow_scratch(self, movie: LazyMovie) -> FlowScratch:
+        """Room on disk for the flow of a movie."""
+        return FlowScratch(self.scratch, movie.shape[1:], self.model.config.alignment)
+
 
 def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, list[str]]:
     """Denoise every movie of a stack, reading and handing out a few frames at a time.
@@ -206,7 +210,7 @@ def _denoise_movie(
         return float(parts[part] + (parts[part + 1] - parts[part]) * done)
 
     yield from relay(movie.scan(), partial(share, 0))
-    with FlowScratch(stream.scratch, movie.shape[1:]) as flow:
+    with stream.flow_scratch(movie) as flow:
         method = _method(stream, movie)
         if method != "none" or stream.refined:
             yield from relay(_find_flow(stream, key, movie, flow, method), partial(share, 1))
@@ -251,7 +255,7 @@ def _find_flow(
         stream.known.routes[key] = choice
     rounds = ROUNDS if choice.route == "steady" else 0
     wrong = WrongPixels(movie.filters)
-    with FlowScratch(stream.scratch, movie.shape[1:]) as first:
+    with stream.flow_scratch(movie) as first:
         if choice.route != "still":
             yield from relay(_noisy_flow(movie, first, noisy, rounds), partial(_share, 1, 3))
             movie.follow(first)

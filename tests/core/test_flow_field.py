@@ -12,10 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from napari_stbn.flow import end_point_error, warp
-from napari_stbn.flow.field import align_index, gather, warp_index
+from napari_stbn.flow import end_point_error, field, warp
+from napari_stbn.flow.field import (
+    ALIGNMENTS,
+    BILINEAR_STEPS,
+    Alignment,
+    align,
+    align_index,
+    gather,
+    gather_rows,
+    scatter_rows,
+    warp_index,
+)
 from napari_stbn.network import STBN, STBNConfig
-from napari_stbn.network.paired import paired_forward
 
 SIZES = st.integers(1, 13)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -192,43 +201,77 @@ def test_end_point_error_says_which_shapes_differ() -> None:
 @settings(deadline=None, max_examples=30)
 @given(h=st.integers(2, 13), w=st.integers(2, 13), reach=st.floats(0.1, 10), seed=SEEDS)
 def test_bilinear_alignment_is_torch_grid_sample(h: int, w: int, reach: float, seed: int) -> None:
+    """In steps of a sixteenth of a pixel, and as far as alignment to the nearest pixel goes."""
     source = numbers((2, 3, h, w), seed) / (2 * 3 * h * w)
     flow = reach * torch.randn(2, 2, h, w, generator=torch.Generator().manual_seed(seed))
+    flow = (flow * BILINEAR_STEPS).round() / BILINEAR_STEPS
     place = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")) + flow
     grid = 2 * place / torch.tensor([w - 1.0, h - 1.0]).view(1, 2, 1, 1) - 1
     sampled = F.grid_sample(
-        source, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=True
+        source, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="border", align_corners=True
     )
+    inside = warp(torch.ones(2, 1, h, w), flow)
     blended = gather(source, align_index(flow, "bilinear"))
-    torch.testing.assert_close(blended, sampled, atol=1e-4, rtol=0)
+    torch.testing.assert_close(blended, sampled * inside, atol=1e-4, rtol=0)
+    nudged = flow + 0.49 / BILINEAR_STEPS
+    torch.testing.assert_close(gather(source, align_index(nudged, "bilinear")), blended)
     flow[0, :, 0, 0] = math.nan
     assert not gather(source, align_index(flow, "bilinear"))[0, :, 0, 0].any()
 
 
-def test_bilinear_alignment_warns_and_equals_nearest_on_whole_pixels() -> None:
-    torch.manual_seed(0)
-    with pytest.warns(UserWarning, match="for comparison only"):
-        model = STBN(STBNConfig(width=4, alignment="bilinear"))
-    clip = torch.randn(1, 3, 1, 16, 16)
+@settings(deadline=None, max_examples=30)
+@given(h=st.integers(1, 9), w=st.integers(1, 9), reach=st.floats(0.1, 10), seed=SEEDS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_scatter_is_the_gradient_of_gather(
+    alignment: Alignment, h: int, w: int, reach: float, seed: int
+) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    flow = reach * torch.randn(2, 2, h, w, generator=chance)
+    flow[0, 0, 0, 0] = math.inf
+    index = align_index(flow, alignment)
+    rows = torch.randn(2 * h * w, 3, generator=chance).requires_grad_()
+    gradient = torch.randn(2 * h * w, 3, generator=chance)
+    moved = gather_rows(rows, index)
+    with torch.no_grad():
+        torch.testing.assert_close(gather_rows(rows, index), moved)  # another way, the same sum
+    (found,) = torch.autograd.grad(moved, rows, gradient)
+    torch.testing.assert_close(scatter_rows(gradient, index), found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_strips_are_the_whole(alignment: Alignment, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = numbers((2, 3, 11, 7), 0)
+    flow = 3 * torch.randn(2, 2, 11, 7, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(field, "_STRIP", 2 * 7 * 4)  # of four rows, and one of three
+    torch.testing.assert_close(
+        align(source, flow, alignment), gather(source, align_index(flow, alignment))
+    )
+
+
+def test_weights_of_bilinear_alignment_are_exact_in_bfloat16() -> None:
+    flow = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    weights = align_index(flow, "bilinear").weights
+    torch.testing.assert_close(weights.bfloat16().float(), weights, atol=0, rtol=0)
+    assert set(weights.sum(1).tolist()) == {0.0, 1.0}
+
+
+def test_bilinear_alignment_equals_nearest_on_whole_pixels() -> None:
+    model, nearest = (
+        STBN.seeded(STBNConfig(width=4, alignment=alignment), 0) for alignment in ALIGNMENTS[::-1]
+    )
+    clip = torch.randn(1, 3, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     half = torch.full((1, 2, 2, 16, 16), 0.5)
+    whole = torch.ones_like(half)
     with torch.no_grad():
-        blended = model(clip, half, -half)
-    nearest = STBN(STBNConfig(width=4))
-    nearest.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert not torch.allclose(nearest(clip, half, -half), blended)
-        whole = torch.ones_like(half)
+        assert not torch.allclose(nearest(clip, half, -half), model(clip, half, -half))
         torch.testing.assert_close(nearest(clip, whole, -whole), model(clip, whole, -whole))
-    with pytest.raises(ValueError, match="aligns to the nearest pixel"):
-        paired_forward(model, clip, half, -half)
     with pytest.raises(ValueError, match="alignment must be nearest or bilinear, got 'cubic'"):
         STBNConfig(alignment="cubic")  # type: ignore[arg-type]
 
 
 def test_bilinear_alignment_is_as_blind_as_that_to_the_nearest_pixel() -> None:
     """What is blended comes from other frames: along a given flow, no pixel reaches itself."""
-    with pytest.warns(UserWarning, match="for comparison only"):
-        model = STBN.seeded(STBNConfig(width=8, alignment="bilinear"), 0).double()
+    model = STBN.seeded(STBNConfig(width=8, alignment="bilinear"), 0).double()
     chance = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.15 * torch.randn(parameter.shape, generator=chance).double()

@@ -184,6 +184,7 @@ SMALL: dict[str, Any] = {
     "fusion_blocks": 1,
     "expansion_blocks": 1,
     "positive_factor": False,  # the released factor may take either sign
+    "alignment": "nearest",
 }
 
 
@@ -206,6 +207,7 @@ SMALL: dict[str, Any] = {
             expansion_blocks=2,
             head_blocks=3,
             positive_factor=False,
+            alignment="nearest",
         ),
     ],
     ids=str,

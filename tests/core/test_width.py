@@ -59,7 +59,7 @@ def test_the_width_is_that_of_the_start_less_what_the_mean_changed(clips: list[C
     model = STBN.seeded(TINY, 0).place(torch.device("cpu"))
     start = Start(list(model.parameters()))
     before = [predicted(model, clip) for clip in clips]
-    moved(model, 8.0)
+    moved(model, 10.0)
     share = keep_width(FitPath(model, "float32"), start, clips)
     after = [predicted(model, clip) for clip in clips]
     # The share, by its definition.

@@ -111,8 +111,8 @@ class Distillation:
     Notes
     -----
     In the paper the student's loss is added to that of the denoiser. No gradient passes from the
-    denoiser into the flow (the alignment takes the nearest pixel), so that the student's weights
-    see this loss alone, and a step of its own optimiser is the same as a joint one; the coefficient
+    denoiser into the flow (the alignment detaches it), so that the student's weights see this loss
+    alone, and a step of its own optimiser is the same as a joint one; the coefficient
     only scales its gradient, which Adam takes out again. Its usual epsilon would not: with 1e-8 the
     student of the tests learnt nothing in 40 steps.
     """

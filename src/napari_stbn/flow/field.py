@@ -10,23 +10,31 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = [
     "ALIGNMENTS",
+    "BILINEAR_STEPS",
     "Alignment",
-    "BlendIndex",
     "WarpIndex",
+    "align",
     "align_index",
     "end_point_error",
     "gather",
+    "gather_rows",
+    "scatter_rows",
     "warp",
     "warp_index",
 ]
 
 Alignment = Literal["nearest", "bilinear"]
 ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+BILINEAR_STEPS = 16  # a pixel
+_STRIP = 2**17  # pixels whose addresses are held at once
 
 
 class WarpIndex(NamedTuple):
@@ -34,65 +42,37 @@ class WarpIndex(NamedTuple):
 
     Attributes
     ----------
-    rows : Tensor, shape (N * H * W,), int64
-        Row of the source, flattened to (N * H * W, C), that each output pixel copies.
-    inside : Tensor, shape (N, 1, H, W), bool
-        False where the flow points outside the frame; the output is zero there.
+    rows : Tensor, shape (N * H * W, taps), int32
+        Rows of the source, flattened to (N * H * W, C), that each output pixel is made of: one for
+        the nearest neighbour, four for bilinear sampling.
+    weights : Tensor, shape (N * H * W, taps), float32
+        Of those rows; all zero where the flow points outside the frame.
     """
 
     rows: Tensor
-    inside: Tensor
+    weights: Tensor
 
 
-class BlendIndex(NamedTuple):
-    """A flow turned into four addresses and their weights: bilinear alignment.
-
-    Attributes
-    ----------
-    corners : tuple of four WarpIndex
-    weights : tuple of four Tensors, shape (N, 1, H, W)
-    """
-
-    corners: tuple[WarpIndex, ...]
-    weights: tuple[Tensor, ...]
-
-
-def align_index(flow: Tensor, alignment: Alignment) -> WarpIndex | BlendIndex:
+def align_index(flow: Tensor, alignment: Alignment, strip: slice | None = None) -> WarpIndex:
     """Resolve a flow for `gather`, to the nearest source pixels or to a blend of four.
 
-    Parameters
-    ----------
-    flow : Tensor, shape (N, 2, H, W) [px], ordered (dx, dy)
-    alignment : {"nearest", "bilinear"}
-        "bilinear" is there for the paper's ablation alone: it mixes the noise of neighbours.
-    """
-    if alignment == "nearest":
-        return warp_index(flow)
-    flow = flow.detach().float()
-    whole = flow.floor()
-    part = torch.nan_to_num(flow - whole, posinf=0.0, neginf=0.0)
-    corners, weights = [], []
-    for dy in (0, 1):
-        for dx in (0, 1):
-            corner = whole + whole.new_tensor([dx, dy]).view(1, 2, 1, 1)
-            along_x = part[:, :1] if dx else 1 - part[:, :1]
-            corners.append(warp_index(corner))
-            weights.append(along_x * (part[:, 1:] if dy else 1 - part[:, 1:]))
-    return BlendIndex(tuple(corners), tuple(weights))
-
-
-def warp_index(flow: Tensor) -> WarpIndex:
-    """Resolve a flow to the nearest source pixels.
+    Either is blind: features come from other frames. Rounding to the nearest pixel adds up from
+    frame to frame, which a blend does not; measured in docs/flow.md.
 
     Parameters
     ----------
     flow : Tensor, shape (N, 2, H, W) [px], ordered (dx, dy)
         Displacement from each output pixel to its source. Non-finite entries count as outside.
+    alignment : {"nearest", "bilinear"}
+        "bilinear" takes the flow in steps of `1 / BILINEAR_STEPS` px: its weights are then exact in
+        bfloat16, and a flow that is kept in such steps gives the very same index.
+    strip : slice, optional
+        Of rows, from a start to a stop: resolve these alone.
 
     Returns
     -------
     WarpIndex
-        Addresses and validity, on the device of `flow`.
+        On the device of `flow`.
 
     Raises
     ------
@@ -102,49 +82,110 @@ def warp_index(flow: Tensor) -> WarpIndex:
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must have shape (N, 2, H, W), got {tuple(flow.shape)}")
     n, _, h, w = flow.shape
-    flow = flow.detach().float()
+    first_row, last_row = (0, h) if strip is None else (strip.start, strip.stop)
+    flow = flow[:, :, first_row:last_row].detach().float()
+    if alignment == "bilinear":
+        flow = (flow * BILINEAR_STEPS).round() / BILINEAR_STEPS
     x = torch.arange(w, device=flow.device, dtype=torch.float32) + flow[:, 0]  # (N, H, W)
-    y = torch.arange(h, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
-    # Half-way cases go to the even neighbour, as grid_sample(mode="nearest") does; written as one
-    # comparison so that NaN is outside.
-    inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
-    column = torch.nan_to_num(x).round().clamp_(0, w - 1).long()
-    row = torch.nan_to_num(y).round().clamp_(0, h - 1).long()
-    frame = torch.arange(n, device=flow.device)[:, None, None] * (h * w)
-    return WarpIndex((frame + row * w + column).flatten(), inside[:, None])
+    y = torch.arange(first_row, last_row, device=flow.device, dtype=torch.float32)[:, None]
+    y = y + flow[:, 1]
+    # One comparison, so that NaN is outside.
+    inside = ((x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)).float()
+    x = torch.nan_to_num(x).clamp_(0, w - 1)
+    y = torch.nan_to_num(y).clamp_(0, h - 1)
+    frame = torch.arange(n, device=flow.device, dtype=torch.int32)[:, None, None] * (h * w)
+    if alignment == "nearest":
+        # Half-way cases go to the even neighbour, as grid_sample(mode="nearest") does.
+        nearest = frame + y.round().int() * w + x.round().int()
+        return WarpIndex(nearest.view(-1, 1), inside.view(-1, 1))
+    column, row = x.floor(), y.floor()
+    right, down = (x - column) * inside, y - row
+    left, up = inside - right, 1 - down
+    first = frame + row.int() * w + column.int()
+    # At the last column and row the next one has no weight; any address inside will do.
+    next_column, next_row = (column < w - 1).int(), (row < h - 1).int() * w
+    rows = [first, first + next_column, first + next_row, first + next_row + next_column]
+    weights = [left * up, right * up, left * down, right * down]
+    return WarpIndex(torch.stack(rows, -1).view(-1, 4), torch.stack(weights, -1).view(-1, 4))
 
 
-def gather(source: Tensor, index: WarpIndex | BlendIndex) -> Tensor:
+def warp_index(flow: Tensor) -> WarpIndex:
+    """`align_index` to the nearest source pixels."""
+    return align_index(flow, "nearest")
+
+
+def gather(source: Tensor, index: WarpIndex) -> Tensor:
     """Warp along a resolved flow: `warp` for a flow that is used many times.
 
     Parameters
     ----------
     source : Tensor, shape (N, C, H, W)
         Any floating type; fastest in channels-last memory, which the result has too.
-    index : WarpIndex or BlendIndex
-        Made by `warp_index` or `align_index` from a flow of shape (N, 2, H, W).
+    index : WarpIndex
+        Made by `align_index` from a flow of shape (N, 2, H, W).
 
     Returns
     -------
     Tensor, shape (N, C, H, W)
-        Copies of values of `source` (means of four for a `BlendIndex`), or zero outside.
+        Copies of values of `source`, or means of four; zero outside.
     """
-    if isinstance(index, BlendIndex):
-        pairs = zip(index.corners, index.weights, strict=True)
-        blend = [gather(source, corner) * weight.to(source.dtype) for corner, weight in pairs]
-        return torch.stack(blend).sum(0)
     n, c, h, w = source.shape
     pixels = source.permute(0, 2, 3, 1).reshape(n * h * w, c)  # a view when channels-last
-    moved = pixels.index_select(0, index.rows).view(n, h, w, c).permute(0, 3, 1, 2)
-    return moved * index.inside.to(source.dtype)
+    return gather_rows(pixels, index).view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def align(source: Tensor, flow: Tensor, alignment: Alignment) -> Tensor:
+    """Warp (N, C, H, W) along a flow (N, 2, H, W) once, in strips: addresses of few rows at a time.
+
+    The same numbers as `gather`, for inference on large frames.
+    """
+    n, c, h, w = source.shape
+    pixels = source.permute(0, 2, 3, 1).reshape(n * h * w, c)
+    out = pixels.new_empty(n, h, w, c)
+    height = max(1, _STRIP // (n * w))
+    for start in range(0, h, height):
+        strip = slice(start, min(start + height, h))
+        moved = gather_rows(pixels, align_index(flow, alignment, strip))
+        out[:, strip] = moved.view(n, -1, w, c)
+    return out.permute(0, 3, 1, 2)
+
+
+def gather_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
+    """Sum the rows (M, C) that an index names, by its weights; (M', C)."""
+    weights = index.weights.to(pixels.dtype)
+    if pixels.device.type == "cpu" and not (pixels.requires_grad and torch.is_grad_enabled()):
+        # Several times faster than `index_select`, most of all in bfloat16.
+        return F.embedding_bag(index.rows, pixels, mode="sum", per_sample_weights=weights)
+    taps = zip(index.rows.unbind(1), weights.unbind(1), strict=True)
+    moved = [pixels.index_select(0, rows) * weight[:, None] for rows, weight in taps]
+    return torch.stack(moved).sum(0) if len(moved) > 1 else moved[0]
+
+
+def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
+    """Gradient of `gather_rows` from as many rows (M, C) to as many; the transposed sum."""
+    weights = index.weights.to(pixels.dtype)
+    if pixels.device.type != "cpu":
+        shares = pixels[:, None] * weights[..., None]
+        return torch.zeros_like(pixels).index_add_(0, index.rows.flatten(), shares.flatten(0, 1))
+    m, taps = index.rows.shape
+    starts = np.arange(0, m * taps + 1, taps, dtype=np.int32)
+    rows = index.rows.flatten().numpy()
+    turned = csr_array((index.weights.flatten().numpy(), rows, starts), (m, m)).tocsc()
+    return F.embedding_bag(
+        torch.from_numpy(turned.indices),
+        pixels,
+        torch.from_numpy(turned.indptr),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(turned.data).to(pixels.dtype),
+        include_last_offset=True,
+    )
 
 
 def warp(source: Tensor, flow: Tensor) -> Tensor:
     """Move a frame along a flow, nearest neighbour, zero outside.
 
-    Nearest neighbour keeps the noise of the source as it is: every output value is one source
-    value, so noise stays independent from pixel to pixel. Bilinear sampling would mix neighbours
-    and break the assumption of the blind spot (paper, "Calibration of Frame Alignment").
+    Nearest neighbour keeps the noise of the source as it is, independent from pixel to pixel
+    (paper, "Calibration of Frame Alignment"). Features may be blended, see `align_index`.
 
     Parameters
     ----------

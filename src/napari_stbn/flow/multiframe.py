@@ -22,8 +22,7 @@ def place(flow: Image) -> tuple[Image, Image]:
 def interpolate(image: Image, flow: Image) -> Image:
     """Sample an image (Y, X) where a flow (2, Y, X) leads, bilinear, edges extended.
 
-    For the estimation of flow alone: it mixes the noise of neighbours, which the alignment of
-    features must not do (`napari_stbn.flow.warp`).
+    For the estimation of flow: edges are extended, where alignment takes zero.
     """
     import cv2
 

@@ -44,8 +44,9 @@ class STBNConfig:
         (`napari_stbn.prior.network_input`), so that one set of weights serves every noise level.
         They depend on no pixel, so the blind spot is what it is without them.
     alignment
-        How states are sampled along the flow. "bilinear" reproduces the paper's ablation and
-        nothing else: it blends neighbouring pixels, whose noise is then no longer independent.
+        How states are sampled along the flow. "bilinear" blends four pixels of the other frame, and
+        follows motion of parts of a pixel; "nearest" is the paper's, whose rounding adds up from
+        frame to frame. Both are blind: what is blended was never measured at the pixel itself.
     """
 
     channels: Annotated[
@@ -68,8 +69,8 @@ class STBNConfig:
     positive_factor: Annotated[bool, {"tooltip": "keep the covariance factor positive"}] = True
     noise_input: Annotated[bool, {"tooltip": "tell the network how strong the noise is"}] = False
     alignment: Annotated[
-        Alignment, {"tooltip": "bilinear mixes the noise of neighbours: for comparison only"}
-    ] = "nearest"
+        Alignment, {"tooltip": "bilinear follows parts of a pixel; nearest is the paper's"}
+    ] = "bilinear"
 
     def __post_init__(self) -> None:
         for name in (
@@ -126,4 +127,5 @@ class STBNConfig:
             head_blocks=2,
             covariance=covariance,
             positive_factor=False,
+            alignment="nearest",
         )

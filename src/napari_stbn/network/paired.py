@@ -9,6 +9,7 @@ row (the end of the spatial expansion, the beginning of the head) is multiplied 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..flow.field import WarpIndex, warp_index
+from ..flow.field import WarpIndex, align_index, gather_rows, scatter_rows
 from ._prediction import Prediction, convolution, kernel, packed
 from .blindspot import DilatedResidual
 from .kernels import (
@@ -80,16 +81,15 @@ def paired_forward(
     Raises
     ------
     ValueError
-        If a shape is not as stated, or alignment is not to the nearest pixel.
+        If a shape is not as stated.
     """
     model.check(frames, flow_to_previous, flow_to_next)
-    if model.config.alignment != "nearest":
-        raise ValueError(f"this path aligns to the nearest pixel, got {model.config.alignment}")
     n, t = frames.shape[:2]
     parts = _parts(model, dtype)
     stacked = frames.transpose(0, 1).flatten(0, 1).to(dtype)  # frames of one time side by side
+    align = partial(align_index, alignment=model.config.alignment)
     indices = [
-        _paired_index(warp_index(flow_to_previous[:, i]), warp_index(flow_to_next[:, t - 2 - i]))
+        _paired_index(align(flow_to_previous[:, i]), align(flow_to_next[:, t - 2 - i]))
         for i in range(t - 1)
     ]
     states: Tensor = _Propagation.apply(  # type: ignore[no-untyped-call]
@@ -104,10 +104,12 @@ def paired_forward(
     return by_time.transpose(0, 1)
 
 
-def _paired_index(past: WarpIndex, future: WarpIndex) -> tuple[Tensor, Tensor]:
-    """One gather for both: rows of (N * H * W * 2, width), and whether they are inside."""
-    rows = torch.stack([2 * past.rows, 2 * future.rows + 1], 1).flatten()
-    return rows, torch.stack([past.inside.flatten(), future.inside.flatten()], 1).view(-1, 1)
+def _paired_index(past: WarpIndex, future: WarpIndex) -> WarpIndex:
+    """One gather for both: of rows (N * H * W * 2, width), past and future by turns."""
+    rows = torch.stack([2 * past.rows, 2 * future.rows + 1], 1)
+    return WarpIndex(
+        rows.flatten(0, 1), torch.stack([past.weights, future.weights], 1).flatten(0, 1)
+    )
 
 
 # ---------------------------------------------------------------- propagation
@@ -120,7 +122,7 @@ class _Propagation(torch.autograd.Function):
     def forward(
         ctx: Any,
         frames: Tensor,
-        indices: Sequence[tuple[Tensor, Tensor]],
+        indices: Sequence[WarpIndex],
         parts: _Parts,
         n: int,
         *_weights: Tensor,
@@ -138,7 +140,7 @@ class _Propagation(torch.autograd.Function):
                 x = trace["inlet"] = inlet.relu()
                 state = run(parts.align, x, trace["align"])
             else:
-                aligned = _gather(state, *indices[i - 1])
+                aligned = _gather(state, indices[i - 1])
                 x = trace["inlet"] = convolve(aligned, parts.state, add=inlet)
                 trace["aligned"] = aligned
                 features = run(parts.align, x, trace["align"])
@@ -170,7 +172,7 @@ class _Propagation(torch.autograd.Function):
             seen.append(g)
             if i:
                 g_state = g_state.add_(back(g, trace["aligned"], parts.state, into))
-                carried = _scatter(g_state, *indices[i - 1])
+                carried = _scatter(g_state, indices[i - 1])
             traces[i] = None  # its maps are no longer needed
         back(_flip_future(torch.cat(seen[::-1]), t), frames, parts.frame, into)
         return (None, None, None, None, *into.of(parts.layers()))
@@ -190,19 +192,17 @@ def _flip_future(x: Tensor, t: int) -> Tensor:
     return both.flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def _gather(state: Tensor, rows: Tensor, inside: Tensor) -> Tensor:
+def _gather(state: Tensor, index: WarpIndex) -> Tensor:
     """Warp both directions' states to their next frames."""
     c = state.shape[1] // 2
-    moved = pixels(state).view(-1, c).index_select(0, rows).mul_(inside)
-    return maps(moved.view(-1, 2 * c), state)
+    return maps(gather_rows(pixels(state).view(-1, c), index).view(-1, 2 * c), state)
 
 
-def _scatter(gradient: Tensor, rows: Tensor, inside: Tensor) -> Tensor:
+def _scatter(gradient: Tensor, index: WarpIndex) -> Tensor:
     """Gradient of `_gather`'s input."""
     c = gradient.shape[1] // 2
-    moved = pixels(gradient).reshape(-1, c) * inside
-    out = torch.zeros_like(moved).index_add_(0, rows, moved)
-    return maps(out.view(-1, 2 * c), gradient)
+    moved = scatter_rows(pixels(gradient).reshape(-1, c), index)
+    return maps(moved.view(-1, 2 * c), gradient)
 
 
 def _join(features: Tensor, state: Tensor) -> Tensor:

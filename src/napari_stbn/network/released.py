@@ -95,6 +95,7 @@ def _config(state: Mapping[str, Tensor]) -> STBNConfig:
         head_blocks=_count(state, r"d2\.convs\.(\d+)\.body\.0\.weight"),
         covariance=covariance,
         positive_factor=False,
+        alignment="nearest",
     )
 
 

@@ -1,8 +1,8 @@
 """The spatiotemporal blind-spot network (STBN), on one screen.
 
 Features travel through time twice, forward and backward (`Propagation`): at each frame the state of
-the neighbouring frame is warped along the flow, nearest neighbour, and joined with the frame by a
-blind-spot alignment block. Both states of a frame then pass the spatial receptive-field expansion
+the neighbouring frame is warped along the flow and joined with the frame by a blind-spot alignment
+block. Both states of a frame then pass the spatial receptive-field expansion
 (`SpatialExpansion`) and a head that gives the prior of every pixel: mean and covariance factor.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import threading
-import warnings
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -129,12 +128,6 @@ class STBN(nn.Module):
     def __init__(self, config: STBNConfig | None = None) -> None:
         super().__init__()
         self.config = config or STBNConfig()
-        if self.config.alignment != "nearest":
-            warnings.warn(
-                "bilinear alignment mixes the noise of neighbouring pixels, which this method "
-                'takes for independent; it is for comparison only, use alignment="nearest"',
-                stacklevel=2,
-            )
         # Frames of the clips that it learnt from, None where that is not known. Beyond as many its
         # states were never seen in a fit, and may grow without bound.
         self.clip_frames: int | None = None
