@@ -28,6 +28,7 @@ from .preparation import PreparedMovie
 __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
 
 UNLIMITED_STEPS = 1_000_000  # where only the time budget ends a fit
+_STEPS_A_CHECK = 6  # at least, where the number of steps is known
 _TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
 _WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
@@ -67,7 +68,8 @@ class TrainingConfig:
         does so again on the fit's own predictions, twice in a fit, from any start; "distill" lets a
         student learn from those how to see motion in noisy frames.
     checks
-        Evaluations of the held-out blocks in a full fit.
+        Evaluations of the held-out blocks in a full fit, fewer in one of few steps: each takes
+        about as long as a step.
     pace
         Of an earlier fit with a time budget (`TrainingStep.pace`): goes through the same learning
         rates in the same steps, and so gives the same numbers. `max_steps` is where it stopped.
@@ -271,7 +273,10 @@ def training_steps(
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
     start = Start(average.parameters) if warm else None
     schedule = Schedule(config)
-    best, since_best, next_check = math.inf, 0, 1 / config.checks
+    between = 1 / config.checks  # evaluations, as a part of the fit
+    if config.time_budget is None and config.pace is None:
+        between = max(between, _STEPS_A_CHECK / config.max_steps)
+    best, since_best, next_check = math.inf, 0, between
     elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
     measured = 0  # step of the last evaluation of the held-out blocks
     file = FitFile(checkpoint, _identity(model, movies, config, precision))
@@ -317,7 +322,7 @@ def training_steps(
             fraction = schedule.fraction(step)
             score = None
             if fraction >= next_check or fraction >= 1:
-                next_check = fraction + 1 / config.checks
+                next_check = fraction + between
                 average.swap()
                 measured_score = held_out_score(path, held_out)
                 average.swap()

@@ -144,7 +144,7 @@ def test_the_blind_loss_falls(movie: PreparedMovie) -> None:
     config = TrainingConfig(max_steps=60, clip_frames=4, clip_size=24, learning_rate=5e-3)
     steps = fit(new_model(WIDER), movie, config)
     scores = [s.held_out for s in steps if s.held_out is not None]
-    assert len(scores) >= 12
+    assert len(scores) >= 10
     # With the true mean a pixel costs half a nat; a flat guess cost a tenth more in this movie.
     assert scores[-1] < scores[0] - 0.07
     assert scores[-1] == pytest.approx(0.5, abs=0.1)
