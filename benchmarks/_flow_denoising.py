@@ -76,7 +76,7 @@ class Case:
         """Between frames that the model predicts along no motion."""
         self.estimated("none")
         frames = last(predict_frames(self.model, self.movie, "float32"))
-        self.set_flow(stbn.estimate_flow(frames, "dis"))
+        self.set_flow(stbn.estimate_flow(frames, "dis_fine"))
 
     def refined(self, method: Any) -> None:
         """As a fit does that begins with learnt weights."""

@@ -21,7 +21,7 @@ from ._fit_parts import Average
 from ._generators import relay
 from ._hidden_pixels import hide_pixels, predict_frames
 from ._motion_image import motion_image
-from ._refinement import dense_method, keep_better
+from ._refinement import dense_method, keep_better, predicted_method
 from .flow import Flow, FlowMethod, HeldOut, whole_flow
 from .flow.distillation import Distillation, DistillationConfig
 from .flow.pwcnet import PWCNet, PWCNetConfig
@@ -210,7 +210,7 @@ class FlowUpdates:
         """Refine the flow of one movie; returns the part of the pairs that was replaced."""
         held, hidden = hide_pixels(movie)
         frames = yield from relay(predict_frames(model, hidden, self.precision), _most)
-        found = yield from relay(whole_flow(frames, self.method), _rest)
+        found = yield from relay(whole_flow(frames, predicted_method(self.method)), _rest)
         flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
         if self._distillation is None or self.student is None:
             return keep_better(flow, found, held.asking(frames))

@@ -45,14 +45,16 @@ __all__ = [
 
 Image = NDArray[np.float32]
 _Method = TypeVar("_Method", FlowMethod, PairMethod)
-DENSE_METHODS: tuple[FlowMethod, ...] = ("dis", "dis_multi", "blend", "ilk", "tvl1", "auto")
+DENSE_METHODS: tuple[FlowMethod, ...] = (
+    "dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "auto",
+)  # fmt: skip
 """Methods that follow the noise of single pixels where there is much of it."""
 _SURE = 2.0  # standard errors by which flow between noisy frames has to be better
 
 
 def dense_method(method: FlowMethod) -> PairMethod:
-    """How flow between denoised frames is estimated, by what was asked for: there, dense pays."""
-    dense = ("dis", "ilk", "tvl1")
+    """Dense flow of single pairs, by what was asked for."""
+    dense = ("dis", "dis_fine", "ilk", "tvl1")
     return cast("PairMethod", method) if method in dense else "dis"
 
 
@@ -73,9 +75,13 @@ def fixed_route(method: FlowMethod) -> RouteChoice | None:
     return RouteChoice("noisy" if moves else "still", gains, again=moves)
 
 
-def predicted_method(method: _Method) -> _Method | Literal["dis"]:
-    """How flow between predicted frames is: a blend is for what is left of noise in noisy ones."""
-    return "dis" if method == "blend" else method
+def predicted_method(method: _Method) -> _Method | Literal["dis_fine"]:
+    """How flow between predicted frames is estimated.
+
+    They have hardly any noise that a search down to single pixels would follow, and a blend of
+    coarser searches would keep out.
+    """
+    return "dis_fine" if method in ("dis", "blend") else method
 
 
 def refine_flow(
@@ -113,7 +119,7 @@ def refine_flow(
     holds nothing of the pixel's own noise. The paper refines its flow for the same reason. But what
     moves by more than its own size is lost in such a prediction.
     """
-    noisy, dense = noisy_method(method), dense_method(method)
+    noisy, dense = noisy_method(method), predicted_method(dense_method(method))
     routes: dict[int, RouteChoice] = {}
     fixed = fixed_route(method)
     for number, (key, movie) in enumerate(prepared.movies.items()):
@@ -218,14 +224,15 @@ def reestimate_flow(
     frames = yield from relay(
         predict_frames(model, hidden, precision), partial(_share, 0, 1, 0.0, 0.8)
     )
-    method = dense_method(method)
+    dense = dense_method(method)
     judge = held.asking(frames)
     flow = Flow(movie.flow_to_previous.numpy(), movie.flow_to_next.numpy())
     before = flow.to_next.copy()
     # The first prediction, along zero flow, loses what moves fast; noisy frames may show it better.
-    for number, (source, sure) in enumerate(((frames, 0.0), (held.filled, _SURE))):
+    sources = ((frames, predicted_method(dense), 0.0), (held.filled, dense, _SURE))
+    for number, (source, by, sure) in enumerate(sources):
         found = yield from relay(
-            whole_flow(source, method), partial(_share, 0, 1, 0.8 + 0.1 * number, 0.1)
+            whole_flow(source, by), partial(_share, 0, 1, 0.8 + 0.1 * number, 0.1)
         )
         keep_better(flow, found, judge, sure=sure)
     return float((flow.to_next != before).any((1, 2, 3)).mean())

@@ -245,7 +245,7 @@ def _find_flow(
     if not stream.refined:
         yield from _noisy_flow(movie, flow, method)
         return
-    noisy, dense = noisy_method(stream.flow), dense_method(stream.flow)
+    noisy, dense = noisy_method(stream.flow), predicted_method(dense_method(stream.flow))
     choice = fixed_route(stream.flow)
     if choice is None:
         choice = yield from relay(

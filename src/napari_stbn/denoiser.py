@@ -58,7 +58,7 @@ class Denoiser(FittedDenoiser):
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`). Movies with independent noise are
         left as they are.
-    flow : {"dis", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
+    flow : {"dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
         How motion is estimated, by default "dis".
     channels : {"auto", "separate", "joint"}, default "auto"
         Denoise channels one by one with one network, or together with a full covariance; "auto"

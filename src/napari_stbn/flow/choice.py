@@ -19,6 +19,7 @@ from .held_out import Comparison, HeldOut, compare
 __all__ = ["CANDIDATES", "FlowChoice", "choose_flow", "still_where_worse"]
 
 CANDIDATES: tuple[PairMethod, ...] = ("none", "translation", "dis", "dis_multi", "blend")
+_BETWEEN_DENOISED: PairMethod = "dis_fine"  # which would follow noise
 """From simple to free; a later one has to explain more."""
 _SURE = 3.0  # standard errors by which motion must explain more; with 2 a still movie got flow
 _CELLS = 3.0  # radius [cells] over which it is measured where flow does harm
@@ -112,9 +113,10 @@ def choose_flow(
     plain: Flow | None = None  # what the others begin with
     method, lowest = CANDIDATES[0], still
     gains: dict[str, Comparison] = {CANDIDATES[0]: Comparison(0.0, 0.0)}
-    for number, name in enumerate(CANDIDATES[1:]):
+    candidates = CANDIDATES[1:] if frames is None else (*CANDIDATES[1:], _BETWEEN_DENOISED)
+    for number, name in enumerate(candidates):
         flow = yield from relay(
-            all_pairs(source, name, plain), partial(_share, number, len(CANDIDATES) - 1)
+            all_pairs(source, name, plain), partial(_share, number, len(candidates))
         )
         plain = flow if name == "dis" else plain
         errors = held.errors(flow)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIR_METHODS", "Flow", "FlowStream", "PairMethod", "all_pairs", "pair_steps"]
 
-PairMethod = Literal["dis", "dis_multi", "blend", "ilk", "tvl1", "translation", "none"]
+PairMethod = Literal["dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none"]
 PAIR_METHODS: tuple[PairMethod, ...] = get_args(PairMethod)
 
 Image = NDArray[np.float32]
@@ -199,13 +199,25 @@ def _to_bytes(pair: NDArray[Any]) -> Image:
 
 def _dis(frame: Image, other: Image) -> Image:
     """Dense inverse search with robust settings, (2, Y, X)."""
+    return _inverse_search(frame, other, patch=12, stride=4, finest_scale=1, alpha=40.0)
+
+
+def _dis_fine(frame: Image, other: Image) -> Image:
+    """Dense inverse search down to single pixels, smoother in turn, (2, Y, X)."""
+    return _inverse_search(frame, other, patch=20, stride=8, finest_scale=0, alpha=80.0)
+
+
+def _inverse_search(
+    frame: Image, other: Image, *, patch: int, stride: int, finest_scale: int, alpha: float
+) -> Image:
+    """OpenCV's dense inverse search, sizes in px, (2, Y, X)."""
     import cv2
 
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    search.setPatchSize(12)
-    search.setPatchStride(4)
-    search.setFinestScale(1)
-    search.setVariationalRefinementAlpha(40.0)
+    search.setPatchSize(patch)
+    search.setPatchStride(stride)
+    search.setFinestScale(finest_scale)
+    search.setVariationalRefinementAlpha(alpha)
     a, b = (np.rint(image).astype(np.uint8) for image in (frame, other))
     if np.array_equal(
         a, b
@@ -254,6 +266,7 @@ def _from_rows(flow: NDArray[Any]) -> Image:
 
 _ESTIMATORS: dict[str, Estimator] = {
     "dis": _dis,
+    "dis_fine": _dis_fine,
     "dis_multi": _dis,
     "blend": _dis,
     "ilk": _ilk,

@@ -16,7 +16,9 @@ from .estimators import Flow, all_pairs, pair_steps
 __all__ = ["FLOW_METHODS", "FlowMethod", "estimate_flow", "flow_steps", "measured_flow",
            "whole_flow"]  # fmt: skip
 
-FlowMethod = Literal["dis", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"]
+FlowMethod = Literal[
+    "dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"
+]
 FLOW_METHODS: tuple[FlowMethod, ...] = get_args(FlowMethod)
 Image = NDArray[np.float32]
 
@@ -28,7 +30,7 @@ def estimate_flow(movie: NDArray[Any], method: FlowMethod = "dis") -> Flow:
     ----------
     movie : ndarray, shape (T, Y, X)
         Noisy frames in any unit; the result does not depend on their scale or offset.
-    method : {"dis", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
+    method : {"dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
         Dense inverse search (OpenCV), the default; the same between means of two frames each, along
         the motion; a learnt blend of it and its means (`napari_stbn.flow.blend`); iterative
         Lucas-Kanade or TV-L1 (scikit-image); one translation a pair by phase correlation; zero
