@@ -100,6 +100,9 @@ def methods(slow: bool) -> dict[str, Method]:
     def clean(scene: Scene) -> Flow:
         return estimate_flow(scene.clean, "dis")
 
+    def clean_fine(scene: Scene) -> Flow:
+        return estimate_flow(scene.clean, "dis_fine")
+
     chosen: dict[str, Method] = {
         "none": lambda scene: scene.estimated("none"),
         "translation": lambda scene: scene.estimated("translation"),
@@ -109,7 +112,9 @@ def methods(slow: bool) -> dict[str, Method]:
         "dis_multi": lambda scene: scene.estimated("dis_multi"),
         "blend": lambda scene: scene.estimated("blend"),
         "auto": lambda scene: scene.estimated("auto"),
+        "dis_fine": lambda scene: scene.estimated("dis_fine"),
         "dis on clean frames": clean,
+        "dis_fine on clean frames": clean_fine,
     }
     if slow:
         chosen["ilk"] = lambda scene: scene.estimated("ilk")
