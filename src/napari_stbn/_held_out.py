@@ -70,7 +70,8 @@ def held_out_score(path: FitPath, clips: Sequence[Clip]) -> HeldOutScore:
     for clip in (clip.to(device) for clip in clips):
         prior = path.prior(clip)
         losses.append(_sums(pixel_loss(prior, clip.intensities, clip.units), clip))
-        errors.append(_sums(square_error(prior, clip.intensities, clip.units), clip))
+        wrong = square_error(prior, clip.intensities, clip.units, clip.weight)
+        errors.append(_sums(wrong, clip))
         pixels.append(_sums(torch.ones_like(clip.weight), clip))
     counted = torch.cat(pixels)
     used = counted > 0

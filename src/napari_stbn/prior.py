@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._intensity import IntensityScaling
 from .network import STBNConfig
@@ -190,18 +191,40 @@ def pixel_loss(
     return half[:, :, None]
 
 
-def square_error(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> Tensor:
+def square_error(prior: Tensor, noisy: Tensor, units: Sequence[Units], weight: Tensor) -> Tensor:
     """Squared error (N, T, 1, H, W) of the prior mean against the noisy pixel, mean over channels.
 
-    In units of the noise; in network units without a noise model. Its expectation is 1 plus the
-    squared error against the clean pixel. Unlike `pixel_loss` it does not depend on how sure the
-    network is.
+    In units of the noise; in network units without a noise model. Unlike `pixel_loss` it does not
+    depend on how sure the network is, nor on which network it is: the variance of the noise is that
+    at the brightness around. Taken at the prior mean instead, it would make a prediction that errs
+    towards stronger noise the better one. Pixels whose weight (N, T, 1, H, W) is zero may hold
+    anything.
     """
     c = len(units)
     if any(unit.noise is None for unit in units):
         return 2 * pixel_loss(prior[:, :, :c], noisy, units)
-    residual, _ = _standard_residual(prior, noisy, units)
-    return torch.stack(residual, 2).square().mean(2, keepdim=True)
+    difference = (prior_mean(prior, units) - noisy).square()
+    variance = [
+        unit.noise.variance(_mean_around(noisy[:, :, i], weight[:, :, 0] > 0))
+        for i, unit in enumerate(units)
+        if unit.noise is not None
+    ]
+    return (difference / torch.stack(variance, 2)).mean(2, keepdim=True)
+
+
+def _mean_around(noisy: Tensor, known: Tensor) -> Tensor:
+    """Mean of the known pixels around each of (N, T, H, W), without it.
+
+    Of the nearest eight, and of the clip with a third of their weight: where hardly a photon comes,
+    eight pixels can hold none at all.
+    """
+    counts = torch.stack([known.to(noisy.dtype), torch.where(known, noisy, 0.0)])
+    padded = F.pad(counts.flatten(0, 1), (1, 1, 1, 1))
+    near = (9 * F.avg_pool2d(padded, 3, stride=1)).view_as(counts) - counts
+    clip = counts.sum((2, 3, 4), keepdim=True)
+    number, total = near + 8 / 3 * clip / clip[0].clamp(min=1)
+    mean: Tensor = total / number.clamp(min=1e-6)
+    return mean
 
 
 def posterior(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> tuple[Tensor, Tensor]:

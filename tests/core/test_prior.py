@@ -15,7 +15,14 @@ from torch.distributions import MultivariateNormal
 
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise
-from napari_stbn.prior import Units, blind_loss, network_input, posterior, prior_mean
+from napari_stbn.prior import (
+    Units,
+    blind_loss,
+    network_input,
+    posterior,
+    prior_mean,
+    square_error,
+)
 from napari_stbn.stack import IntensityScaling
 
 SHAPE = (2, 3, 4, 5)  # N, T, H, W
@@ -140,6 +147,26 @@ def test_only_pixels_with_weight_count() -> None:
     part = blind_loss(prior[..., :2, :], noisy[..., :2, :], units, ones()[..., :2, :])
     assert float(blind_loss(prior, noisy, units, weight)) == pytest.approx(float(part))
     assert float(blind_loss(prior, noisy, units, 0 * weight)) == 0
+
+
+def test_a_prediction_gains_nothing_by_erring_towards_stronger_noise() -> None:
+    """The squared error is judged by one variance, whichever way the prediction errs."""
+    chance = torch.Generator().manual_seed(0)
+    noise = PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.0)
+    unit = Units(noise, IntensityScaling(0.0, 1.0))
+    light = torch.full((1, 4, 1, 200, 200), 8.0)
+    noisy = 100 + 2 * (torch.poisson(light, chance) + torch.randn(light.shape, generator=chance))
+    weight = torch.ones_like(noisy)
+
+    def score(mean: float) -> float:
+        level = torch.full_like(noisy, float(noise.stabilize(torch.tensor(mean))))
+        prior = torch.cat([level, torch.full_like(level, 0.1)], 2)
+        return float(square_error(prior, noisy, [unit], weight).mean())
+
+    true, low, high = score(116.0), score(115.0), score(117.0)
+    assert true == pytest.approx(1, abs=0.02)
+    assert low - true == pytest.approx(1 / 36, rel=0.15)  # one count, squared, over the variance
+    assert high - true == pytest.approx(1 / 36, rel=0.15)
 
 
 def test_a_head_of_another_size_is_said() -> None:
