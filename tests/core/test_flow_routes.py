@@ -108,7 +108,8 @@ def test_the_route_that_predicts_best_is_taken(motion: str, speed: float, routes
     assert choice.to_dict()["sentence"].startswith("Motion was ")
     found = ready.movies[0, 0].flow_to_next.numpy()
     if motion == "static":
-        assert not np.rint(found).any()
+        assert np.abs(found).mean() < 0.1
+        assert np.abs(found).max() < 1
     else:
         assert choice.gains[choice.route].sigmas > 1
         missed = np.hypot(*(found - simulated.flow_to_next).swapaxes(0, 1))

@@ -168,7 +168,7 @@ def test_a_large_movie_and_a_short_budget_learn_from_parts_and_are_repeated() ->
     assert 0 < learnt.report["sampled_pixels"] < movie.size
     assert any("the fit learnt from" in note for note in learnt.report["notes"])
     assert learnt.report["refined_flow"]
-    assert not np.rint(learnt.flow_to_next).any()  # as the movie is: noise would have moved it
+    assert np.abs(learnt.flow_to_next).mean() < 0.1  # noise would have moved it by .5 px
     repeated = settings.repeating(learnt.report)
     again = repeated.denoiser()
     for _ in repeated.fit_steps(again, stack):
