@@ -236,6 +236,9 @@ def test_scatter_is_the_gradient_of_gather(
         torch.testing.assert_close(gather_rows(rows, index), moved)  # another way, the same sum
     (found,) = torch.autograd.grad(moved, rows, gradient)
     torch.testing.assert_close(scatter_rows(gradient, index), found, atol=1e-5, rtol=1e-5)
+    with pytest.MonkeyPatch.context() as other:  # as on a GPU
+        other.setattr(field, "_has_bags", lambda _: False)
+        torch.testing.assert_close(scatter_rows(gradient, index), found, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)

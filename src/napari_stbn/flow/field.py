@@ -8,6 +8,7 @@ A flow is a displacement in pixels with two channels ordered ``(dx, dy)``. It sa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -153,7 +154,7 @@ def align(source: Tensor, flow: Tensor, alignment: Alignment) -> Tensor:
 def gather_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
     """Sum the rows (M, C) that an index names, by its weights; (M', C)."""
     weights = index.weights.to(pixels.dtype)
-    if pixels.device.type == "cpu" and not (pixels.requires_grad and torch.is_grad_enabled()):
+    if _has_bags(pixels) and not (pixels.requires_grad and torch.is_grad_enabled()):
         # Several times faster than `index_select`, most of all in bfloat16.
         return F.embedding_bag(index.rows, pixels, mode="sum", per_sample_weights=weights)
     taps = zip(index.rows.unbind(1), weights.unbind(1), strict=True)
@@ -164,7 +165,7 @@ def gather_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
 def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
     """Gradient of `gather_rows` from as many rows (M, C) to as many; the transposed sum."""
     weights = index.weights.to(pixels.dtype)
-    if pixels.device.type != "cpu":
+    if not _has_bags(pixels):
         shares = pixels[:, None] * weights[..., None]
         return torch.zeros_like(pixels).index_add_(0, index.rows.flatten(), shares.flatten(0, 1))
     m, taps = index.rows.shape
@@ -179,6 +180,22 @@ def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
         per_sample_weights=torch.from_numpy(turned.data).to(pixels.dtype),
         include_last_offset=True,
     )
+
+
+def _has_bags(pixels: Tensor) -> bool:
+    """Whether sums of rows are one call: on the CPU, where this torch can in their format."""
+    return pixels.device.type == "cpu" and _cpu_has_bags(pixels.dtype)
+
+
+@lru_cache
+def _cpu_has_bags(dtype: torch.dtype) -> bool:
+    """Try a bag of one row."""
+    row, first = torch.ones(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=torch.int32)
+    try:
+        F.embedding_bag(first, row, mode="sum", per_sample_weights=row)
+    except RuntimeError:
+        return False
+    return True
 
 
 def warp(source: Tensor, flow: Tensor) -> Tensor:
