@@ -22,7 +22,8 @@ class TrainingConfig:
         Steps at most. With `time_budget` None this makes a run repeatable to the last bit on the
         CPU.
     time_budget
-        Seconds at most, counted while the fit works (not while it is paused).
+        Seconds at most, counted while the fit works (not while it is paused). A fit from learnt
+        weights ends before, when it has seen each pixel a hundred times.
     clip_frames, clip_size, batch
         Frames and side [px] of a clip, and clips in a step.
     learning_rate

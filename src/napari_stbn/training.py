@@ -29,6 +29,7 @@ from .preparation import PreparedMovie
 __all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
 
 _STEPS_A_CHECK = 6  # at least, where the number of steps is known
+_PASSES = 100  # over all pixels, in a fit from learnt weights under a time budget
 _TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
 _WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
@@ -95,6 +96,17 @@ def _identity(
     }
 
 
+def _enough_steps(movies: Sequence[PreparedMovie], config: TrainingConfig) -> int:
+    """Steps after which a fit from learnt weights has seen each pixel often enough.
+
+    With more it learns the noise of a small movie by heart. On one of half a million pixels 80
+    passes gained .6 dB over the start, and 350 ended below it.
+    """
+    extent = (config.clip_frames, config.clip_size, config.clip_size)
+    seen = sum(config.batch * math.prod(map(min, extent, m.shape)) for m in movies) / len(movies)
+    return math.ceil(_PASSES * sum(math.prod(m.shape) for m in movies) / seen)
+
+
 def training_steps(
     model: STBN,
     movies: Sequence[PreparedMovie],
@@ -151,6 +163,7 @@ def training_steps(
     Adam with a linear rise, plateau and cosine decay of the learning rate, gradients clipped
     (paper: Adam, gradient norm 1, step-wise halving). Averaged weights are evaluated on blocks of
     the movie that no step was fitted to; when their blind loss no longer falls, the fit winds down.
+    Under a time budget a fit from learnt weights ends when it has seen each pixel 100 times.
     """
     if not movies:
         raise ValueError("there is no movie to fit to")
@@ -169,6 +182,9 @@ def training_steps(
     path = FitPath(model, precision)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
+        if config.time_budget is not None:  # which says how long at most
+            enough = min(config.max_steps, _enough_steps(movies, config))
+            config = replace(config, max_steps=enough)
     start = Start(average.parameters) if warm else None
     schedule = Schedule(config)
     between = 1 / config.checks  # evaluations, as a part of the fit

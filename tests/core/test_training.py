@@ -240,6 +240,27 @@ def test_no_winding_down_while_gaining_or_when_not_asked(
     assert len(fit(new_model(), movie, config)) == 100
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_learnt_weights_see_each_pixel_often_enough_and_no_more(
+    movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    monkeypatch.setattr(training, "_PASSES", 3)
+    config = TrainingConfig(
+        max_steps=40, time_budget=60, clip_frames=2, clip_size=16, batch=3, patience=0
+    )
+    pixels = math.prod(movie.shape)
+    steps = list(
+        training_steps(
+            new_model(), [movie], config, generator=torch.Generator().manual_seed(0), warm=warm
+        )
+    )
+    enough = math.ceil(3 * pixels / (3 * 2 * 16 * 16))
+    assert enough < 40
+    assert len(steps) == (enough if warm else 40)
+    assert steps[-1].fraction == 1
+    assert not warm or steps[-1].learning_rate < 0.2 * max(s.learning_rate for s in steps)
+
+
 # ---------------------------------------------------------------- ends
 
 
