@@ -145,16 +145,8 @@ def _rows_of(
     kind: str, photons: float, seed: int, names: list[str], options: argparse.Namespace
 ) -> list[Row]:
     """One movie, all sources of motion."""
-    motion, speed, unsteady = MOVIES[kind]
-    simulated = simulate_motion(
-        (options.frames, options.size, options.size),
-        motion=motion,
-        speed=speed,
-        photons=photons,
-        read_noise=1.6,
-        unsteady=unsteady,
-        seed=_SEED + seed,
-    )
+    shape = (options.frames, options.size, options.size)
+    simulated = simulate_kind(kind, shape, photons, _SEED + seed)
     truth = Truth(simulated.clean, simulated.events)
     rows: list[Row] = []
     for name in names:
@@ -181,24 +173,45 @@ def _rows_of(
     return rows
 
 
-def _case(simulated: SimulatedMovie, start: str) -> Case:
-    """Noise known, no flow yet, the weights that come with the package or random ones."""
-    noise = stbn.PoissonGaussianNoise(simulated.gain, simulated.offset, simulated.read_noise)
-    prepared = last(
+def simulate_kind(
+    kind: str, shape: tuple[int, int, int], photons: float, seed: int
+) -> SimulatedMovie:
+    """One of `MOVIES`."""
+    motion, speed, unsteady = MOVIES[kind]
+    return simulate_motion(
+        shape,
+        motion=motion,
+        speed=speed,
+        photons=photons,
+        read_noise=1.6,
+        unsteady=unsteady,
+        seed=seed,
+    )
+
+
+def prepare_known(simulated: SimulatedMovie) -> PreparedStack:
+    """Ready for the network, its noise known, along no flow."""
+    return last(
         prepare_stack(
             stbn.Stack(simulated.noisy, axes="TYX"),
             joint=False,
-            noise=noise,
+            noise=stbn.PoissonGaussianNoise(simulated.gain, simulated.offset, simulated.read_noise),
             flow="none",
             known_noise={},
             known_scaling={},
         )
     )
+
+
+def _case(simulated: SimulatedMovie, start: str) -> Case:
+    """Noise known, no flow yet, the weights that come with the package or random ones."""
     config = PRESETS["balanced"].network
     model = STBN.seeded(config, 0) if start == "fresh" else pretrained_model(config)
     if model is None:
         raise RuntimeError("the package comes with no weights for this network")
-    return Case(simulated, prepared, copy.deepcopy(model).eval(), warm=start != "fresh")
+    return Case(
+        simulated, prepare_known(simulated), copy.deepcopy(model).eval(), warm=start != "fresh"
+    )
 
 
 def _fit(case: Case, steps: int, seed: int, source: str) -> None:

@@ -18,20 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import napari_stbn as stbn
 from _common import Format, Truth, machine, machine_line, markdown_table, use_threads, write_results
-from _flow_denoising import MOVIES
+from _flow_denoising import MOVIES, prepare_known, simulate_kind
 from napari_stbn._fit_parts import Average, Schedule
 from napari_stbn._fit_path import FitPath
-from napari_stbn._generators import last
+from napari_stbn._flow_routes import with_flow
 from napari_stbn.clips import Clip, ClipSampler
 from napari_stbn.flow import estimate_flow
 from napari_stbn.flow.field import Alignment
 from napari_stbn.network import STBN
-from napari_stbn.preparation import PreparedMovie, prepare_stack
+from napari_stbn.preparation import PreparedMovie
 from napari_stbn.presets import PRESETS
 from napari_stbn.prior import posterior, prior_mean
-from napari_stbn.samples.motion import simulate_motion
 from napari_stbn.training import TrainingConfig
 
 Row = dict[str, Any]
@@ -107,28 +105,10 @@ def _options() -> argparse.Namespace:
 
 def _rows(kind: str, photons: float, options: argparse.Namespace) -> list[Row]:
     """One movie, all variants."""
-    motion, speed, unsteady = MOVIES[kind]
-    made = simulate_motion(
-        (options.frames, options.size, options.size),
-        motion=motion,
-        speed=speed,
-        photons=photons,
-        read_noise=1.6,
-        unsteady=unsteady,
-        seed=_FIRST_SEED + list(MOVIES).index(kind),
-    )
-    prepared = last(
-        prepare_stack(
-            stbn.Stack(made.noisy, axes="TYX"),
-            joint=False,
-            noise=stbn.PoissonGaussianNoise(made.gain, made.offset, made.read_noise),
-            flow="none",
-            known_noise={},
-            known_scaling={},
-        )
-    )
-    still = prepared.movies[0, 0]
-    moving = _along(still, estimate_flow(made.noisy.astype(np.float32), "dis"))
+    shape = (options.frames, options.size, options.size)
+    made = simulate_kind(kind, shape, photons, _FIRST_SEED + list(MOVIES).index(kind))
+    still = prepare_known(made).movies[0, 0]
+    moving = with_flow(still, estimate_flow(made.noisy.astype(np.float32), "dis"))
     truth = Truth(made.clean, made.events)
     rows: list[Row] = []
     for name in options.variants:
@@ -140,15 +120,6 @@ def _rows(kind: str, photons: float, options: argparse.Namespace) -> list[Row]:
         )
         print(f"{kind}, {photons:g} photons, {name}: {rows[-1]['psnr']:.2f} dB", flush=True)
     return rows
-
-
-def _along(movie: PreparedMovie, flow: stbn.flow.Flow) -> PreparedMovie:
-    """The movie with another flow."""
-    return replace(
-        movie,
-        flow_to_previous=torch.from_numpy(flow.to_previous.copy()),
-        flow_to_next=torch.from_numpy(flow.to_next.copy()),
-    )
 
 
 def _fit(variant: Variant, movie: PreparedMovie, steps: int) -> NDArray[np.float32]:

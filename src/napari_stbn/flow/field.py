@@ -164,9 +164,8 @@ def gather_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
 
 def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
     """Gradient of `gather_rows` from as many rows (M, C) to as many; the transposed sum."""
-    weights = index.weights.to(pixels.dtype)
     if not _has_bags(pixels):
-        shares = pixels[:, None] * weights[..., None]
+        shares = pixels[:, None] * index.weights.to(pixels.dtype)[..., None]
         return torch.zeros_like(pixels).index_add_(0, index.rows.flatten(), shares.flatten(0, 1))
     m, taps = index.rows.shape
     starts = np.arange(0, m * taps + 1, taps, dtype=np.int32)
