@@ -53,6 +53,7 @@ class Case:
     simulated: SimulatedMovie
     prepared: PreparedStack
     model: STBN
+    start: STBN  # motion is found with, as the package does
     warm: bool = True
 
     @property
@@ -75,13 +76,13 @@ class Case:
     def along_none(self) -> None:
         """Between frames that the model predicts along no motion."""
         self.estimated("none")
-        frames = last(predict_frames(self.model, self.movie, "float32"))
+        frames = last(predict_frames(self.start, self.movie, "float32"))
         self.set_flow(stbn.estimate_flow(frames, "dis_fine"))
 
     def refined(self, method: Any) -> None:
         """As a fit does that begins with learnt weights."""
         self.estimated("none")
-        for _ in refine_flow(self.model, self.prepared, method):
+        for _ in refine_flow(self.start, self.prepared, method):
             pass
 
     def reestimated(self, rounds: int) -> None:
@@ -119,8 +120,6 @@ SOURCES: dict[str, Callable[[Case], None]] = {
 """Where motion comes from, by name."""
 for _name, _alignment in product(("none", "dis", "blend", "default", "true"), ALIGNMENTS):
     SOURCES[f"{_name}, {_alignment}"] = partial(Case.aligned, source=_name, alignment=_alignment)
-# Estimated on the fitted model's prediction afterwards.
-_OF_THE_FIT = ("default", "default, blend", "default, auto", *(f"default, {a}" for a in ALIGNMENTS))
 _IN_THE_FIT: dict[str, Form] = {"reestimated": "reestimate", "distilled": "distill"}
 
 
@@ -209,9 +208,8 @@ def _case(simulated: SimulatedMovie, start: str) -> Case:
     model = STBN.seeded(config, 0) if start == "fresh" else pretrained_model(config)
     if model is None:
         raise RuntimeError("the package comes with no weights for this network")
-    return Case(
-        simulated, prepare_known(simulated), copy.deepcopy(model).eval(), warm=start != "fresh"
-    )
+    fitted, first = (copy.deepcopy(model).eval() for _ in range(2))
+    return Case(simulated, prepare_known(simulated), fitted, first, warm=start != "fresh")
 
 
 def _fit(case: Case, steps: int, seed: int, source: str) -> None:
@@ -229,7 +227,7 @@ def _fit(case: Case, steps: int, seed: int, source: str) -> None:
     case.model.eval()
     if updates is not None and updates.student is not None:
         last(follow_student(updates.student, case.prepared, "dis"))
-    elif updates is not None or source in _OF_THE_FIT:
+    elif updates is not None:
         SOURCES[source](case)
 
 

@@ -35,6 +35,7 @@ _SHAPE = (32, 80, 80)
 _COUNT = 65535
 LEAVES = "leaves"
 _FRACTIONS = (0.2, 0.25, 0.55)  # of the movies with no flow, of noisy frames, of a first model's
+_CLEAN_FLOW = ("clean_to_previous", "clean_to_next")  # in the file of a scene
 _WRONG = -3.5, -1.5  # powers of ten: the least and the largest share of wrong pixels in a clip
 _ROUNDING = 1 / 12  # variance [counts²] that rounding to whole counts adds
 
@@ -48,6 +49,8 @@ class Scene:
     noisy, clean : Tensor, shape (T, 1, Y, X) [counts]
     flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, Y, X), float16 [px], ordered (dx, dy)
         As estimated from the noisy movie, or zero.
+    clean_to_previous, clean_to_next : Tensor, likewise
+        Of the clean frames.
     camera : PoissonGaussianNoise
         The true noise.
     units : Units
@@ -58,6 +61,8 @@ class Scene:
     clean: Tensor
     flow_to_previous: Tensor
     flow_to_next: Tensor
+    clean_to_previous: Tensor
+    clean_to_next: Tensor
     camera: PoissonGaussianNoise
     units: Units
 
@@ -152,11 +157,15 @@ def make_scene(
         flow = estimate_flow(_prediction(first, seen, units), "dis")
     else:
         flow = estimate_flow(noisy, "none" if settings.flow == "none" else "dis")
+    clean = clean.astype(np.float32)
+    better = estimate_flow(clean, "dis_fine")
     return Scene(
         noisy=seen,
-        clean=torch.from_numpy(clean.astype(np.float32))[:, None],
+        clean=torch.from_numpy(clean)[:, None],
         flow_to_previous=torch.from_numpy(flow.to_previous).half(),
         flow_to_next=torch.from_numpy(flow.to_next).half(),
+        clean_to_previous=torch.from_numpy(better.to_previous).half(),
+        clean_to_next=torch.from_numpy(better.to_next).half(),
         camera=camera,
         units=units,
     )
@@ -216,9 +225,16 @@ def load_or_make(seed: int, folder: Path, first: STBN | None = None) -> Scene:
     path = folder / f"scene_{seed}.npz"
     if path.exists():
         with np.load(path) as file:
-            return _unpacked(dict(file))
-    scene = make_scene(seed, Settings.draw(seed), first=first)
-    folder.mkdir(parents=True, exist_ok=True)
+            arrays = dict(file)
+        if arrays.keys() >= set(_CLEAN_FLOW):
+            return _unpacked(arrays)
+        better = estimate_flow(arrays["clean"][:, 0], "dis_fine")  # a file of an earlier training
+        for name, flow in zip(_CLEAN_FLOW, better, strict=True):
+            arrays[name] = flow.astype(np.float16)
+        scene = _unpacked(arrays)
+    else:
+        scene = make_scene(seed, Settings.draw(seed), first=first)
+        folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     with partial.open("wb") as out:
         np.savez(out, **_packed(scene))  # type: ignore[arg-type]  # numpy's stub
@@ -236,6 +252,8 @@ def _packed(scene: Scene) -> dict[str, NDArray[Any]]:
         "clean": scene.clean.numpy(),
         "flow_to_previous": scene.flow_to_previous.numpy(),
         "flow_to_next": scene.flow_to_next.numpy(),
+        "clean_to_previous": scene.clean_to_previous.numpy(),
+        "clean_to_next": scene.clean_to_next.numpy(),
         "camera": np.array(list(asdict(scene.camera).values())),
         "noise": np.array([noise.gain, noise.offset, noise.read_noise]),
         "scaling": np.array(list(asdict(scene.units.scaling).values())),
@@ -250,6 +268,8 @@ def _unpacked(arrays: dict[str, NDArray[Any]]) -> Scene:
         clean=torch.from_numpy(arrays["clean"]),
         flow_to_previous=torch.from_numpy(arrays["flow_to_previous"]),
         flow_to_next=torch.from_numpy(arrays["flow_to_next"]),
+        clean_to_previous=torch.from_numpy(arrays["clean_to_previous"]),
+        clean_to_next=torch.from_numpy(arrays["clean_to_next"]),
         camera=PoissonGaussianNoise(*map(float, arrays["camera"])),
         units=Units(noise, IntensityScaling(*map(float, arrays["scaling"]))),
     )
@@ -291,7 +311,9 @@ def draw_sample(
     """Crop a random scene; turned, mirrored, reversed in time and given new noise at random.
 
     Half of the samples keep the noise that the flow was estimated from, as in a fit. Half of them
-    hold wrong pixels.
+    hold wrong pixels. In half of them the flow, unless it is none, is brought nearer to that of the
+    clean frames by a random part of the way: flow gets better with the light and from release to
+    release, and a network that never met good flow does not rely on it.
     """
 
     def integer(below: int) -> int:
@@ -314,9 +336,20 @@ def draw_sample(
         noisy = with_wrong_pixels(noisy, generator)
     quarter, mirror = integer(4), bool(integer(2))
     pairs = slice(t, t + frames - 1)
+    nearer = float(torch.rand((), generator=generator)) if integer(2) else 0.0
+    estimated = scene.flow_to_previous, scene.flow_to_next
+    if not any(flow[pairs].any() for flow in estimated):
+        nearer = 0.0
     to_previous, to_next = (
-        turn(flow[pairs][box].float(), quarter, mirror, vectors=True)
-        for flow in (scene.flow_to_previous, scene.flow_to_next)
+        turn(
+            flow[pairs][box].float().lerp(better[pairs][box].float(), nearer),
+            quarter,
+            mirror,
+            vectors=True,
+        )
+        for flow, better in zip(
+            estimated, (scene.clean_to_previous, scene.clean_to_next), strict=True
+        )
     )
     sample = Sample(
         inputs=turn(scene.units.to_network(noisy), quarter, mirror),

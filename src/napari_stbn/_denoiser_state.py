@@ -105,6 +105,10 @@ class DenoiserState:
         self._turns = 1  # what became of `turns`
         self._student: PWCNet | None = None
         self._routes: dict[str, RouteChoice] = {}  # of the movies that it met
+        # What predicts the frames that motion is found between: a fit's start, as it was. A fitted
+        # model has learnt some of its movie's noise by heart, and the flow between its frames
+        # follows that noise.
+        self._flow_model: STBN | None = None
         self._flow_is_of_start = False
 
     @property
@@ -177,6 +181,7 @@ class DenoiserState:
             scaling=self.channel_scaling,
             precision=self.precision,
             correlation=self.channel_correlation,
+            flow_model=self._flow_model if self._refines else None,
         )
         return saved.write(Path(path), overwrite=overwrite)
 
@@ -224,6 +229,7 @@ class DenoiserState:
         denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
         denoiser._student = saved.student
         denoiser._turns, denoiser._routes = saved.turns, saved.routes
+        denoiser._flow_model = saved.flow_model
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:

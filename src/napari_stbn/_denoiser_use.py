@@ -260,6 +260,7 @@ class FittedDenoiser(DenoiserState):
             flow=self.flow,
             refined=self._refines,
             student=self._student,
+            flow_model=self._flow_model and self._flow_model.place(self.device),
             precision=self._layer_precision(model.config),
             memory=memory,
             scratch=Path(scratch),
@@ -320,7 +321,7 @@ class FittedDenoiser(DenoiserState):
         if self._refines:
             yield from relay(
                 refine_flow(
-                    model.place(self.device),
+                    (self._flow_model or model).place(self.device),
                     prepared,
                     self.flow,
                     self._layer_precision(model.config),

@@ -16,7 +16,8 @@ from torch import Tensor
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
-FORMAT_VERSION = 3  # 2: networks may be told of the noise; 3: a flow student may be there
+# 2: networks may be told of the noise; 3: a flow student may be there; 4: a network for the flow
+FORMAT_VERSION = 4
 _KEY = "napari_stbn"
 
 

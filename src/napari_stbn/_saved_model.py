@@ -20,8 +20,8 @@ from .stack import IntensityScaling
 
 __all__ = ["SavedModel"]
 
-_PLAIN = 2  # format of a file without a student: versions before students read it
-_STUDENT = "student."  # before the names of its weights
+_PLAIN, _WITH_STUDENT = 2, 3  # formats of files that versions before the newest one can read
+_STUDENT, _FLOW_MODEL = "student.", "flow_model."  # before the names of their weights
 _MOST_ROUNDS = 8
 
 
@@ -43,7 +43,7 @@ class SavedModel:
     precision : str
         As in `napari_stbn.Denoiser`; float32 in files that do not say.
     refined_flow : bool
-        Whether it goes with flow from its own prediction instead of the noisy frames.
+        Whether it goes with flow between predicted frames instead of the noisy ones.
     correlation : dict of int to NoiseCorrelation or None
         Of each channel; channels of files that do not say have none.
     flow_rounds : int
@@ -54,6 +54,8 @@ class SavedModel:
         Quarter turns of the movie that a result is averaged over.
     routes : dict of str to RouteChoice
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
+    flow_model : STBN or None
+        That predicts the frames which motion is found between; None for the model itself.
     """
 
     model: STBN
@@ -70,17 +72,19 @@ class SavedModel:
     student: PWCNet | None = None
     turns: int = 1
     routes: dict[str, RouteChoice] = field(default_factory=dict)
+    flow_model: STBN | None = None
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
         header: dict[str, Any] = {
-            "format_version": _PLAIN if self.student is None else FORMAT_VERSION,
+            "format_version": self._format,
             "network": asdict(self.model.config),
             "preset": self.preset,
             "flow": self.flow,
             "refined_flow": self.refined_flow,
             "flow_rounds": self.flow_rounds,
             "student": None if self.student is None else asdict(self.student.config),
+            "flow_model": _described(self.flow_model),
             "turns": self.turns,
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "seed": self.seed,
@@ -96,8 +100,17 @@ class SavedModel:
         state = dict(self.model.state_dict())
         if self.student is not None:
             state |= {f"{_STUDENT}{k}": v for k, v in self.student.state_dict().items()}
+        if self.flow_model is not None:
+            state |= {f"{_FLOW_MODEL}{k}": v for k, v in self.flow_model.state_dict().items()}
         weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         return write_model_file(path, ModelFile(header, weights), overwrite=overwrite)
+
+    @property
+    def _format(self) -> int:
+        """The oldest format that can hold it."""
+        if self.flow_model is not None:
+            return FORMAT_VERSION
+        return _PLAIN if self.student is None else _WITH_STUDENT
 
     @classmethod
     def read(cls, path: Path) -> SavedModel:
@@ -114,9 +127,11 @@ class SavedModel:
         header = file.header
         try:
             model = STBN(STBNConfig(**header["network"]))
-            own = {n: v for n, v in file.weights.items() if not n.startswith(_STUDENT)}
+            others = (_STUDENT, _FLOW_MODEL)
+            own = {n: v for n, v in file.weights.items() if not n.startswith(others)}
             model.load_state_dict(own)
             student = _student(header.get("student"), file.weights)
+            flow_model = _flow_model(header.get("flow_model"), file.weights)
             model.clip_frames = _clip_frames(header.get("clip_frames", 8))
             noise = {
                 int(c): None if n is None else noise_from_dict(n)
@@ -150,6 +165,7 @@ class SavedModel:
                     str(digest): RouteChoice.from_dict(choice)
                     for digest, choice in header.get("routes", {}).items()
                 },
+                flow_model=flow_model,
             )
         except (
             KeyError,
@@ -170,9 +186,30 @@ def _student(config: Any, weights: Mapping[str, Tensor]) -> PWCNet | None:
     if config is None:
         return None
     student = PWCNet(PWCNetConfig(**config))
-    own = {n.removeprefix(_STUDENT): v for n, v in weights.items() if n.startswith(_STUDENT)}
-    student.load_state_dict(own)
+    student.load_state_dict(_part(weights, _STUDENT))
     return student.eval()
+
+
+def _described(model: STBN | None) -> dict[str, Any] | None:
+    """What `_flow_model` needs beside the weights."""
+    if model is None:
+        return None
+    return {"network": asdict(model.config), "clip_frames": model.clip_frames}
+
+
+def _flow_model(described: Any, weights: Mapping[str, Tensor]) -> STBN | None:
+    """The network of a file that motion is found with, if it is another one."""
+    if described is None:
+        return None
+    model = STBN(STBNConfig(**described["network"]))
+    model.load_state_dict(_part(weights, _FLOW_MODEL))
+    model.clip_frames = _clip_frames(described["clip_frames"])
+    return model.eval()
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Weights whose names begin so, without it."""
+    return {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
 
 
 def _rounds(value: Any) -> int:

@@ -27,11 +27,14 @@ class FirstModel:
         "fresh", "pretrained" or the name of a model file: what it really is.
     note : str
         Why it is not what was asked for; empty where it is.
+    flow_model : STBN or None
+        With which a saved model finds motion, if not by itself.
     """
 
     model: STBN
     name: str
     note: str = ""
+    flow_model: STBN | None = None
 
     @property
     def warm(self) -> bool:
@@ -90,14 +93,15 @@ def first_model(start: str | PathLike[str], config: STBNConfig, seed: int) -> Fi
     if start in ("fresh", "pretrained"):
         return FirstModel(STBN.seeded(config, seed), "fresh", note)
     path = Path(start)
-    model = SavedModel.read(path).model
+    saved = SavedModel.read(path)
+    model = saved.model
     own = model.config
     if (own.channels, own.covariance) != (config.channels, config.covariance):
         raise ValueError(
             f"a fit to {config.channels} channel(s) {_with_noise(config)} cannot start from "
             f"{path.name}, which is for {own.channels} {_with_noise(own)}; start fresh"
         )
-    return FirstModel(model, path.name)
+    return FirstModel(model, path.name, flow_model=saved.flow_model)
 
 
 def _with_noise(config: STBNConfig) -> str:

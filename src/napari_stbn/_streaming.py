@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -121,7 +121,7 @@ class Stream:
     flow : str
         Method of `napari_stbn.flow.estimate_flow`.
     refined : bool
-        Motion is estimated on the model's own prediction.
+        Motion is estimated on predicted frames.
     precision : {"float32", "bfloat16"}
     memory : int [bytes]
         That may be taken on the side of the processor.
@@ -133,6 +133,8 @@ class Stream:
         That corrects the flow between noisy frames; then motion is not refined.
     routes : dict of str to RouteChoice
         As in `napari_stbn._flow_routes.choose_route`.
+    flow_model : STBN or None
+        Whose prediction motion is found on, if not the model's own.
     """
 
     model: STBN
@@ -146,6 +148,7 @@ class Stream:
     turns: int = 1
     student: PWCNet | None = None
     routes: dict[str, RouteChoice] = field(default_factory=dict)
+    flow_model: STBN | None = None
 
     def flow_scratch(self, movie: LazyMovie) -> FlowScratch:
         """Room on disk for the flow of a movie."""
@@ -246,10 +249,11 @@ def _find_flow(
         yield from _noisy_flow(movie, flow, method)
         return
     noisy, dense = noisy_method(stream.flow), predicted_method(dense_method(stream.flow))
+    first_model = stream.flow_model or stream.model
     choice = fixed_route(stream.flow)
     if choice is None:
         choice = yield from relay(
-            choose_route(stream.model, [movie], noisy, dense, stream.precision, stream.routes),
+            choose_route(first_model, [movie], noisy, dense, stream.precision, stream.routes),
             partial(_share, 0, 3),
         )
         stream.known.routes[key] = choice
@@ -266,7 +270,7 @@ def _find_flow(
                 for mean in steady.add(pair) if rounds else (pair,):
                     flow.append(*mean)
 
-        for piece in _windows(stream, movie, PATCH_ORIGINS[:1]):
+        for piece in _windows(replace(stream, model=first_model), movie, PATCH_ORIGINS[:1]):
             if not isinstance(piece, DenoisedWindow):
                 yield _share(2, 3, piece)
                 continue

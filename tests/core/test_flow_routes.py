@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_stbn import Denoiser, PoissonGaussianNoise, Stack, _flow_routes
 from napari_stbn._flow_routes import choice_pixels, choose_route, with_flow
@@ -14,6 +15,7 @@ from napari_stbn._hidden_pixels import hide_pixels
 from napari_stbn._lazy import MovieView
 from napari_stbn._lazy_movie import LazyMovie
 from napari_stbn._refinement import refine_flow
+from napari_stbn._saved_model import SavedModel
 from napari_stbn._start import pretrained_model
 from napari_stbn.flow import (
     Comparison,
@@ -26,6 +28,7 @@ from napari_stbn.flow import (
     still_flow,
 )
 from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.precision import choose_precision
 from napari_stbn.preparation import PreparedMovie, PreparedStack, prepare_stack
 from napari_stbn.samples import SimulatedMovie
 from napari_stbn.samples.motion import simulate_motion
@@ -177,6 +180,30 @@ def test_a_movie_is_judged_once_in_the_life_of_a_model(
     assert first.report["flow_route"]["0,0"]["route"] == "still"
     with pytest.raises(AssertionError, match="judged anew"):
         loaded.denoise(simulated.noisy[:, ::-1], axes="TYX")  # another movie
+
+
+def test_motion_is_that_of_the_start(tmp_path: Path) -> None:
+    """A fitted model has learnt noise by heart; flow between its frames would follow that."""
+    simulated, first = movie("translation", 2, 20), start()
+    noise = PoissonGaussianNoise(simulated.gain, simulated.offset, simulated.read_noise)
+    fitted = Denoiser(device="cpu", turns=1, noise=noise)
+    fitted.fit(simulated.noisy, axes="TYX", max_steps=8)
+    found = fitted.denoise(simulated.noisy, axes="TYX").flow_to_next
+    assert found.any()
+    ready = prepared(simulated)
+    last(refine_flow(first, ready, "dis", choose_precision(first.config, torch.device("cpu"))))
+    np.testing.assert_array_equal(ready.movies[0, 0].flow_to_next.numpy(), found.squeeze())
+    # So it is from the file, and where a fit goes on from there.
+    path = fitted.save(tmp_path / "model.stbn")
+    on = Denoiser(device="cpu", turns=1, noise=noise, start=path)
+    on.fit(simulated.noisy, axes="TYX", max_steps=2)
+    kept, again = (SavedModel.read(p) for p in (path, on.save(tmp_path / "again.stbn")))
+    for saved in (kept, again):
+        assert saved.flow_model is not None
+        assert saved.flow_model.clip_frames == first.clip_frames
+        for name, weight in first.state_dict().items():
+            torch.testing.assert_close(saved.flow_model.state_dict()[name], weight)
+    assert not torch.equal(kept.model.last.weight, first.last.weight)
 
 
 def test_a_choice_from_a_file_is_checked() -> None:
