@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -107,25 +107,29 @@ class Start:
         """Blind loss of these weights on the held-out blocks; None before it was measured."""
         return None if self.score is None else self.score.loss
 
-    @torch.no_grad()
     def measure(self, measure: Callable[[], HeldOutScore]) -> None:
         """Measure these weights, once; the model's own are back afterwards."""
         if self.score is None:
-            own = [p.detach().clone() for p in self.parameters]
-            torch._foreach_copy_(self.parameters, self.values)
-            self.score = measure()
-            torch._foreach_copy_(self.parameters, own)
+            with self.in_place():
+                self.score = measure()
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """These weights are the model's meanwhile."""
+        own = [p.detach().clone() for p in self.parameters]
+        self.put_back()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, own)
 
     @torch.no_grad()
-    def put_back_if_better(self) -> bool:
-        """Give the model its first weights again if the fit surely raised the error.
+    def put_back(self) -> None:
+        """Give the model these weights again."""
+        torch._foreach_copy_(self.parameters, self.values)
 
-        Or if it was not measured. At low light the held-out blocks are too few to see what most
-        fits gain, so only an error that rose by more than its standard error counts against one.
-        """
-        kept = (
-            self.score is not None and self.last is not None and math.isfinite(self.last.loss)
-        ) and not self.last.surely_above(self.score)
-        if not kept:
-            torch._foreach_copy_(self.parameters, self.values)
-        return not kept
+    @torch.no_grad()
+    def move(self, part: float) -> None:
+        """Set the model's weights to a part of the way from these to its own."""
+        torch._foreach_lerp_(self.parameters, self.values, 1 - part)

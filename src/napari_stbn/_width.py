@@ -9,11 +9,11 @@ uncorrelated with what was changed, and the mean squares obey
 
     error after = error before - change.
 
-Some of the change is noise that the fit learnt by heart, and counts against it: 45 to 100 % of the
-change were gained on simulated movies. The held-out blocks measure the gain without that, but not
-surely. Both are weighed by their uncertainty. So the head's last layer is set such that each
-pixel's width is that which the start gave it, times the square root of ``1 - gain / error before``,
-as nearly as its features allow.
+Some of the change is noise that the fit learnt by heart, and counts against it; but not much of it,
+where the fit was followed as far as it gains (`napari_stbn._settling`). The held-out blocks measure
+the gain too, but not surely. Both are weighed by their uncertainty. So the head's last layer is set
+such that each pixel's width is that which the start gave it, times the square root of ``1 - gain /
+error before``, as nearly as its features allow.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from torch import Tensor
 from ._fit_path import FitPath
 from ._held_out import Start
 from .clips import Clip
+from .network import STBN
 from .prior import Units, prior_mean
 
-__all__ = ["keep_width"]
+__all__ = ["keep_width", "knows_its_width", "square_change"]
 
 _LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
-_GAINED = 0.65, 0.25  # of the change, and how surely, before anything is measured
+_GAINED = 0.85, 0.2  # of the change, and how surely, before anything is measured
 _RIDGE = 1e-4  # of the mean square of the features, towards the weights that were learnt
 
 
@@ -55,20 +56,16 @@ def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | No
         channels that share a covariance, or a start so far off that its width says nothing.
     """
     model = path.model
-    config = model.config
-    known = all(unit.noise is not None for clip in clips for unit in clip.units)
-    if not (config.covariance and config.positive_factor and config.channels == 1 and known):
+    if not all(knows_its_width(model, clip.units) for clip in clips):
         return None
     device = next(model.parameters()).device
     clips = [clip.to(device) for clip in clips]
     after = [_looked_at(path, clip) for clip in clips]
-    fitted = [p.detach().clone() for p in start.parameters]
-    torch._foreach_copy_(start.parameters, start.values)
-    before = [_looked_at(path, clip) for clip in clips]
-    torch._foreach_copy_(start.parameters, fitted)
+    with start.in_place():
+        before = [_looked_at(path, clip) for clip in clips]
     change = torch.cat(
         [
-            _square_change(b[0], a[0], clip.units)
+            square_change(b[0], a[0], clip.units).flatten()
             for a, b, clip in zip(after, before, clips, strict=True)
         ]
     )
@@ -113,14 +110,25 @@ def _looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     return prior, features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _square_change(before: Tensor, after: Tensor, units: Sequence[Units]) -> Tensor:
-    """Squared change of the mean of each pixel, in units of the noise."""
-    noise = units[0].noise
-    if noise is None:
-        raise ValueError("a width in units of the noise needs a noise model, got None")
-    old, new = (prior_mean(prior, units)[:, :, 0] for prior in (before, after))
-    change: Tensor = ((new - old).square() / noise.variance(new)).flatten()
-    return change
+def knows_its_width(model: STBN, units: Sequence[Units]) -> bool:
+    """Whether the network states how far its mean may be off, for each channel by itself."""
+    config = model.config
+    states_it = config.covariance and config.positive_factor and config.channels == 1
+    return states_it and all(unit.noise is not None for unit in units)
+
+
+def square_change(before: Tensor, after: Tensor, units: Sequence[Units]) -> Tensor:
+    """Squared change (N, T, H, W) of the prior mean, mean over channels, between two priors.
+
+    In units of the noise; in network units without a noise model.
+    """
+    c = len(units)
+    noises = [unit.noise for unit in units if unit.noise is not None]
+    if len(noises) < c:
+        return (after[:, :, :c] - before[:, :, :c]).square().mean(2)
+    old, new = (prior_mean(prior, units) for prior in (before, after))
+    variance = [noise.variance(new[:, :, i]) for i, noise in enumerate(noises)]
+    return ((new - old).square() / torch.stack(variance, 2)).mean(2)
 
 
 def _before_softplus(value: Tensor) -> Tensor:

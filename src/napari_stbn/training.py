@@ -19,8 +19,8 @@ from torch import Tensor
 from ._fit_parts import Adam, Average, FitFile, Knot, Schedule
 from ._fit_path import FitPath
 from ._held_out import Start, held_out_score
+from ._settling import settle
 from ._training_config import UNLIMITED_STEPS, TrainingConfig
-from ._width import keep_width
 from .clips import ClipSampler
 from .network import STBN
 from .precision import Precision
@@ -102,9 +102,14 @@ def _enough_steps(movies: Sequence[PreparedMovie], config: TrainingConfig) -> in
     With more it learns the noise of a small movie by heart. On one of half a million pixels 80
     passes gained .6 dB over the start, and 350 ended below it.
     """
+    return math.ceil(_PASSES / _passes_a_step(movies, config))
+
+
+def _passes_a_step(movies: Sequence[PreparedMovie], config: TrainingConfig) -> float:
+    """Part of all pixels that a step sees."""
     extent = (config.clip_frames, config.clip_size, config.clip_size)
     seen = sum(config.batch * math.prod(map(min, extent, m.shape)) for m in movies) / len(movies)
-    return math.ceil(_PASSES * sum(math.prod(m.shape) for m in movies) / seen)
+    return seen / sum(math.prod(m.shape) for m in movies)
 
 
 def training_steps(
@@ -140,8 +145,9 @@ def training_steps(
     average : Average, optional
         Filled with the averaged weights, for a look at them between two steps.
     warm : bool, default False
-        The model's weights were learnt before: go on gently, and put them back in the end if the
-        error on the held-out blocks surely got higher.
+        The model's weights were learnt before: go on gently, and follow the fit in the end as far
+        as it gains (`napari_stbn._settling`); not at all if the error on the held-out blocks surely
+        got higher.
     beside : callable, optional
         What else to keep in the checkpoint, such as the state of what refines the flow.
 
@@ -290,5 +296,4 @@ def training_steps(
         if start is not None:
             if start.loss is not None and measured != step:  # the fit was stopped between checks
                 start.last = held_out_score(path, held_out)
-            if not start.put_back_if_better():
-                keep_width(path, start, held_out)
+            settle(path, start, held_out, step * _passes_a_step(movies, config))
