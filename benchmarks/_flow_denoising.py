@@ -149,7 +149,7 @@ def _rows_of(
     truth = Truth(simulated.clean, simulated.events)
     rows: list[Row] = []
     for name in names:
-        case = _case(simulated, options.start)
+        case = known_case(simulated, options.start)
         started = time.perf_counter()
         SOURCES[name](case)
         for steps in options.steps:
@@ -163,7 +163,7 @@ def _rows_of(
                 "seed": seed,
                 "source": name,
                 "steps": steps,
-                "psnr": truth.psnr(_denoised(case)),
+                "psnr": truth.psnr(denoised(case)),
                 "route": route.sentence if (route := case.prepared.routes.get((0, 0))) else None,
                 "seconds": time.perf_counter() - started,
             }
@@ -202,7 +202,7 @@ def prepare_known(simulated: SimulatedMovie) -> PreparedStack:
     )
 
 
-def _case(simulated: SimulatedMovie, start: str) -> Case:
+def known_case(simulated: SimulatedMovie, start: str = "pretrained") -> Case:
     """Noise known, no flow yet, the weights that come with the package or random ones."""
     config = PRESETS["balanced"].network
     model = STBN.seeded(config, 0) if start == "fresh" else pretrained_model(config)
@@ -231,7 +231,7 @@ def _fit(case: Case, steps: int, seed: int, source: str) -> None:
         SOURCES[source](case)
 
 
-def _denoised(case: Case) -> NDArray[np.float32]:
+def denoised(case: Case) -> NDArray[np.float32]:
     """Posterior mean [counts]."""
     budget = free_memory(torch.device("cpu")) // 2
     plan = plan_inference(case.model, case.movie.shape, budget)

@@ -57,22 +57,29 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) ->
         The part, 0 to 1. 0 where the fit was not measured, or the squared error surely rose even on
         a part of the way.
     """
-    if start.score is None or start.last is None or not math.isfinite(start.last.loss):
-        start.put_back()
-        return 0.0
-    changed, stated = _compared(path, start, clips)
-    if not changed > 0:
-        return 1.0
-    share = _gained(start.last, start.score, changed, stated, passes)
-    part = min(max((1 + share) / 2, 0.0), 1.0)
-    start.move(part)
-    start.last = held_out_score(path, clips)
-    if start.last.surely_above(start.score):
+    part = _part(path, start, clips, passes)
+    if part and start.score is not None:
+        start.move(part)
+        start.last = held_out_score(path, clips)
+        if start.last.surely_above(start.score):
+            part = 0.0
+    if not part:
         start.put_back()
         return 0.0
     keep_width(path, start, clips)
     _logger.info("the fit is followed %.0f %% of the way from its start", 100 * part)
     return part
+
+
+def _part(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) -> float:
+    """Where on the way the gain is greatest, as far as is known; 0 where nothing is."""
+    if start.score is None or start.last is None or not math.isfinite(start.last.loss):
+        return 0.0
+    changed, stated = _compared(path, start, clips)
+    if changed == 0:
+        return 1.0
+    share = _gained(start.last, start.score, changed, stated, passes)
+    return min(max((1 + share) / 2, 0.0), 1.0) if math.isfinite(share) else 0.0
 
 
 def _compared(path: FitPath, start: Start, clips: Sequence[Clip]) -> tuple[float, float | None]:
@@ -104,4 +111,4 @@ def _gained(
     measured, error = (value / changed for value in last.gain_over(first))
     weight = _SPREAD**2 / (_SPREAD**2 + error**2)
     share = expected + weight * (measured - expected)
-    return min(max(share, _LEAST), _MOST)
+    return min(max(share, _LEAST), _MOST) if math.isfinite(share) else math.nan

@@ -84,16 +84,17 @@ def test_only_an_error_beyond_its_uncertainty_is_surely_above(
     assert score(errors).surely_above(score([1.0, 1.0, 1.0, 1.0])) is above
 
 
-@pytest.mark.parametrize(("last", "back"), [(1.5, True), (0.9, False), (None, True)])
-def test_a_start_comes_back_only_over_a_fit_that_is_worse_or_unmeasured(
-    last: float | None, back: bool
-) -> None:
+def test_a_start_is_measured_put_in_place_and_moved_from() -> None:
     weights = [torch.zeros(3)]
     start = Start(weights)
-    weights[0].fill_(7.0)
+    weights[0].fill_(8.0)
     start.measure(lambda: score([1.0 + float(weights[0][0])] * 4))
     assert start.loss == pytest.approx(1.0), "measured with the first weights"
-    assert float(weights[0][0]) == 7.0
-    start.last = None if last is None else score([last] * 4)
-    assert start.put_back_if_better() is back
-    assert float(weights[0][0]) == (0.0 if back else 7.0)
+    assert float(weights[0][0]) == 8.0
+    with start.in_place():
+        assert float(weights[0][0]) == 0.0
+    assert float(weights[0][0]) == 8.0
+    start.move(0.75)
+    assert float(weights[0][0]) == 6.0
+    start.put_back()
+    assert float(weights[0][0]) == 0.0
