@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from napari_stbn.clips import Clip
 from napari_stbn.flow import estimate_flow
+from napari_stbn.flow.pwcnet import PWCNet
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.prior import blind_loss, network_input
 
@@ -63,6 +64,16 @@ def clip_flow(clip: Clip) -> tuple[Tensor, Tensor]:
     previous = torch.from_numpy(np.stack([flow.to_previous for flow in both]))
     following = torch.from_numpy(np.stack([flow.to_next for flow in both]))
     return previous, following
+
+
+@torch.no_grad()
+def network_flow(net: PWCNet, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow of frames (N, T, C, H, W) both ways by a network, as the paper has it."""
+    n, t, _, h, w = frames.shape
+    grey = frames[:, :, :1].expand(-1, -1, net.config.channels, -1, -1)
+    earlier, later = grey[:, :-1].flatten(0, 1), grey[:, 1:].flatten(0, 1)
+    shape = (n, t - 1, 2, h, w)
+    return net(later, earlier).view(shape), net(earlier, later).view(shape)
 
 
 def plain_step(model: STBN, clip: Clip, optimizer: torch.optim.Optimizer) -> float:

@@ -25,12 +25,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import napari_stbn as stbn
 from _common import Format, machine, machine_line, markdown_table, use_threads, write_results
-from _plain_reading import clip_flow, plain_model, plain_states, plain_step
+from _plain_reading import clip_flow, network_flow, plain_model, plain_states, plain_step
 from napari_stbn._fit_parts import Adam
 from napari_stbn._fit_path import FitPath
 from napari_stbn._generators import last
+from napari_stbn._start import WEIGHTS
 from napari_stbn.clips import ClipSampler
 from napari_stbn.devices import resolve_device
+from napari_stbn.flow.pwcnet import PWCNet, PWCNetConfig
 from napari_stbn.inference import (
     PATCH_ORIGINS,
     DenoisedWindow,
@@ -47,6 +49,7 @@ Row = dict[str, Any]
 # width, clips, frames and side of a clip: the default fit, the prototype's, the preset "best"
 STEPS = ((16, 2, 8, 32), (24, 4, 8, 48), (32, 4, 8, 32))
 MEMORY_MOVIE = (200, 256, 256)
+PLAIN_WITH_FLOW = "plain reading, finding the motion by PWC-Net"
 IMPORTS = ("napari_stbn", "napari_stbn.denoiser")
 
 
@@ -103,6 +106,7 @@ def _timed(function: Callable[[], Any], device: torch.device) -> float:
 
 def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator[Row]:
     """A row for each size: the plain reading, ours, its parts."""
+    pwcnet = PWCNet(PWCNetConfig()).eval()  # the paper's size; weights do not change its time
     for width, batch, frames, size in STEPS:
         config = STBNConfig(width=width, alignment="nearest")  # as the paper has it
         sampler = ClipSampler([movie], frames, size, batch, torch.Generator().manual_seed(0))
@@ -115,6 +119,7 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
             if device.type == "cpu":
                 parts: dict[str, Callable[[], Any]] = {
                     "flow": partial(clip_flow, clip),
+                    "pwcnet": partial(network_flow, pwcnet, clip.inputs),
                     "plain": partial(plain_step, plain, clip, plain_optimizer),
                 }
                 for name, function in parts.items():
@@ -130,6 +135,13 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
             "of it flow": 1e3 * middle.get("flow", math.nan),
             "ours [ms]": 1e3 * total,
             "ratio": middle.get("plain", math.nan) / total,
+            "PWC-Net instead of its flow": 1e3 * middle.get("pwcnet", math.nan),
+            "ratio with it": (
+                middle.get("plain", math.nan)
+                + middle.get("pwcnet", math.nan)
+                - middle.get("flow", math.nan)
+            )
+            / total,
             **{f"{name} [ms]": 1e3 * middle[name] for name in ours.NAMES},
             "GFLOP/s": work / total / 1e9,
             "of the peak": work / total / _peak(device, ours.path.precision),
@@ -211,6 +223,13 @@ def _inference(device: torch.device, side: int, repeats: int) -> Iterator[Row]:
         ("ours, one origin of patches as the plain reading", lambda: ours(1)),
         ("ours, mean over four origins", lambda: ours(len(PATCH_ORIGINS))),
     ]
+    if device.type == "cpu":
+        pwcnet = PWCNet(PWCNetConfig()).eval()
+        whole = partial(_found_and_denoised, movie)
+        rows += [
+            (PLAIN_WITH_FLOW, lambda: _plain_inference(plain, movie, pwcnet)),
+            ("ours, finding noise and motion too, four turns", whole),
+        ]
     times: dict[str, list[float]] = {name: [] for name, _ in rows}
     for _ in range(repeats + 1):
         for name, function in rows:
@@ -219,6 +238,8 @@ def _inference(device: torch.device, side: int, repeats: int) -> Iterator[Row]:
     slowest = median(times["plain reading"][1:])
     for name, _ in rows:
         seconds = median(times[name][1:])
+        if name == PLAIN_WITH_FLOW:
+            slowest = seconds
         yield {
             f"inference, {side} x {side}": name,
             "ms a frame": 1e3 * seconds / frames,
@@ -227,10 +248,23 @@ def _inference(device: torch.device, side: int, repeats: int) -> Iterator[Row]:
         }
 
 
+def _found_and_denoised(movie: PreparedMovie) -> None:
+    """What a run does but for the fit: noise, motion, four turns, with the package's weights."""
+    denoiser = stbn.Denoiser.load(WEIGHTS[0], device="cpu")
+    denoiser.turns = 4
+    denoiser.denoise(stbn.Stack(movie.intensities[:, 0].numpy(), "TYX"))
+
+
 @torch.no_grad()
-def _plain_inference(model: STBN, movie: PreparedMovie) -> None:
-    """All states of both directions, then frame by frame the prediction and the posterior."""
+def _plain_inference(model: STBN, movie: PreparedMovie, net: PWCNet | None = None) -> None:
+    """All states of both directions, then frame by frame the prediction and the posterior.
+
+    With a network for the flow, that is found pair by pair first.
+    """
     device = next(model.parameters()).device
+    if net is not None:
+        for pair in zip(movie.inputs, movie.inputs[1:], strict=False):
+            network_flow(net, torch.stack(pair)[None])
     frames = [network_input(f[None].to(device), movie.units, model.config) for f in movie.inputs]
     to_previous = [f[None].to(device) for f in movie.flow_to_previous]
     to_next = [f[None].to(device) for f in movie.flow_to_next]
