@@ -69,10 +69,9 @@ class MovieDefects:
             more = ", …" if len(self.constant_frames) > 5 else ""
             said.append(f"{len(self.constant_frames)} frames are blank: {frames}{more}.")
         if self.saturation_level is not None:
-            said.append(
-                f"{self.saturated_fraction:.2%} of the pixels are saturated at "
-                f"{self.saturation_level:g} counts."
-            )
+            shown = f"{self.saturated_fraction:.2%}"
+            part = f"Less than {0.0001:.2%}" if shown == f"{0:.2%}" else shown
+            said.append(f"{part} of the pixels are saturated at {self.saturation_level:g} counts.")
         return said
 
 

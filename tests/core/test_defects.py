@@ -89,6 +89,15 @@ def test_saturation_is_a_pile_up_at_the_top(dtype: str) -> None:
     assert defects.saturated_fraction > 0.05
 
 
+def test_a_share_that_rounds_to_nothing_is_not_called_nothing() -> None:
+    rng = np.random.default_rng(0)
+    movie = rng.integers(100, 600, (12, 256, 256)).astype(np.uint16)
+    movie[0, 0, :20] = 65535
+    defects = inspect_movie(movie)
+    assert 0 < defects.saturated_fraction < 5e-5
+    assert any(s.startswith("Less than 0.01% of the pixels") for s in defects.sentences())
+
+
 def test_full_scale_is_saturation() -> None:
     movie = noisy()
     movie[3, 4, 5] = 65535
