@@ -52,14 +52,14 @@ class HeldOutScore:
         spread = (difference - mean * self.pixels).square().sum().sqrt() / total
         return float(mean), float(spread)
 
-    def surely_above(self, other: HeldOutScore) -> bool:
-        """Whether the squared error is above another one by more than the error of that.
+    def surely_above(self, other: HeldOutScore, sigmas: float = 1.0) -> bool:
+        """Whether the squared error is above another one by more than so many errors of that.
 
         The loss is no good judge here: at low light it rises with the least overconfidence while
         the mean, which is the picture, still gains decibels.
         """
         gain, error = self.gain_over(other)
-        return not -gain <= error  # an error that is not finite is above
+        return not -gain <= sigmas * error  # an error that is not finite is above
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ _ONCE, _EACH = 0.8, 0.21
 _NOISE, _NOISE_EACH = 0.02, 0.0033
 _SPREAD = 0.25  # of both
 _LEAST, _MOST = -0.8, 1.0
+_SURE = 2.0  # standard errors: on a part of the way a loss would be a surprise
 
 
 @torch.no_grad()
@@ -61,7 +62,7 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) ->
     if part and start.score is not None:
         start.move(part)
         start.last = held_out_score(path, clips)
-        if start.last.surely_above(start.score):
+        if start.last.surely_above(start.score, _SURE):
             part = 0.0
     if not part:
         start.put_back()

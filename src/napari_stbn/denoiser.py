@@ -29,7 +29,7 @@ from .estimates import check_training_memory
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
-from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, training_steps
+from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, frames_seen, training_steps
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
@@ -234,7 +234,8 @@ class Denoiser(FittedDenoiser):
         updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
         movies = list(prepared.movies.values())
         if updates is not None and begun is not None:
-            self.model.clip_frames = plan.clip_frames  # so it predicted then
+            # So it predicted then.
+            self.model.clip_frames = frames_seen(self.model, plan, warm=first.warm)
             yield from relay(
                 updates.restore(begun.beside, self.model, movies),
                 lambda done: Progress("flow", done, time.perf_counter() - started),

@@ -26,7 +26,13 @@ from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie
 
-__all__ = ["UNLIMITED_STEPS", "TrainingConfig", "TrainingStep", "training_steps"]
+__all__ = [
+    "UNLIMITED_STEPS",
+    "TrainingConfig",
+    "TrainingStep",
+    "frames_seen",
+    "training_steps",
+]
 
 _STEPS_A_CHECK = 6  # at least, where the number of steps is known
 _PASSES = 100  # over all pixels, in a fit from learnt weights under a time budget
@@ -103,6 +109,16 @@ def _enough_steps(movies: Sequence[PreparedMovie], config: TrainingConfig) -> in
     passes gained .6 dB over the start, and 350 ended below it.
     """
     return math.ceil(_PASSES / _passes_a_step(movies, config))
+
+
+def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
+    """Frames of the longest clip that a model has met after a fit: how far it can look.
+
+    A fit from learnt weights leaves them near enough to what they were to look as far as before: on
+    still scenes that is worth half a decibel to one.
+    """
+    before = model.clip_frames if warm else None
+    return max(config.clip_frames, before or 0)
 
 
 def _passes_a_step(movies: Sequence[PreparedMovie], config: TrainingConfig) -> float:
@@ -184,7 +200,7 @@ def training_steps(
     held_out = sampler.held_out()  # views: flow that is refined meanwhile is theirs too
     optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     average = average or Average(model, config.averaging)
-    model.clip_frames = config.clip_frames
+    model.clip_frames = frames_seen(model, config, warm=warm)
     path = FitPath(model, precision)
     if warm:  # such a network is no longer unsure everywhere, which is what beta is for
         config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)

@@ -261,6 +261,21 @@ def test_learnt_weights_see_each_pixel_often_enough_and_no_more(
     assert not warm or steps[-1].learning_rate < 0.2 * max(s.learning_rate for s in steps)
 
 
+@pytest.mark.parametrize(
+    ("before", "warm", "after"),
+    [(24, True, 24), (24, False, 6), (4, True, 6), (None, True, 6)],
+)
+def test_learnt_weights_look_as_far_as_before(
+    movie: PreparedMovie, before: int | None, warm: bool, after: int
+) -> None:
+    model = new_model()
+    model.clip_frames = before
+    config = TrainingConfig(max_steps=1, clip_frames=6, clip_size=16)
+    generator = torch.Generator().manual_seed(0)
+    list(training_steps(model, [movie], config, generator=generator, warm=warm))
+    assert model.clip_frames == after
+
+
 # ---------------------------------------------------------------- ends
 
 
