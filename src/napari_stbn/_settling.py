@@ -26,19 +26,22 @@ from .clips import Clip
 __all__ = ["settle"]
 
 _logger = logging.getLogger(__name__)
-# Gained part of the change in fits to simulated movies of 4 to 80 photons, 60 to 400 steps, by how
-# often the fit saw each pixel: .26 after 20 times, -.06 after 67, -.3 after 130, .6 after 3.
-_ONCE, _EACH = 0.8, 0.21
-# What such a fit learnt of noise, in parts of the error that the start stated: .08 after 20 times,
-# .24 after 67.
-_NOISE, _NOISE_EACH = 0.02, 0.0033
+# Fits to simulated movies of 4 to 80 photons and 0.1 to 0.6 megapixels. What they learnt by heart
+# goes with how often they saw each pixel, and against how many there are: one set of weights cannot
+# know the noise of all. For 0.1 megapixels the gained part of the change was .26 after 20 times,
+# -.06 after 67, -.3 after 130; for 0.5 megapixels .5 after 5 times, .53 after 34.
+_PIXELS = 1e5
+_AT_BEST, _ONCE, _EACH = 0.55, 0.8, 0.21
+# What was learnt by heart, in parts of the error that the start stated: for 0.1 megapixels .08 and
+# .24, for 0.5 megapixels .03 and .05.
+_NOISE, _NOISE_EACH = 0.025, 0.0034
 _SPREAD = 0.25  # of both
 _LEAST, _MOST = -0.8, 1.0
 _SURE = 2.0  # standard errors: on a part of the way a loss would be a surprise
 
 
 @torch.no_grad()
-def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) -> float:
+def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pixels: int) -> float:
     """Set the weights of a fit that is done to a part of the way from its start, in place.
 
     Parameters
@@ -51,6 +54,8 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) ->
         Held out from the fit.
     passes : float
         Times that the fit saw each pixel.
+    pixels : int
+        That there are.
 
     Returns
     -------
@@ -58,7 +63,7 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) ->
         The part, 0 to 1. 0 where the fit was not measured, or the squared error surely rose even on
         a part of the way.
     """
-    part = _part(path, start, clips, passes)
+    part = _part(path, start, clips, passes * _PIXELS / pixels)
     if part and start.score is not None:
         start.move(part)
         start.last = held_out_score(path, clips)
@@ -72,14 +77,17 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) ->
     return part
 
 
-def _part(path: FitPath, start: Start, clips: Sequence[Clip], passes: float) -> float:
-    """Where on the way the gain is greatest, as far as is known; 0 where nothing is."""
+def _part(path: FitPath, start: Start, clips: Sequence[Clip], often: float) -> float:
+    """Where on the way the gain is greatest, as far as is known; 0 where nothing is.
+
+    `often` is how many times the fit would have seen each of `_PIXELS` to learn as much by heart.
+    """
     if start.score is None or start.last is None or not math.isfinite(start.last.loss):
         return 0.0
     changed, stated = _compared(path, start, clips)
     if changed == 0:
         return 1.0
-    share = _gained(start.last, start.score, changed, stated, passes)
+    share = _gained(start.last, start.score, changed, stated, often)
     return min(max((1 + share) / 2, 0.0), 1.0) if math.isfinite(share) else 0.0
 
 
@@ -101,13 +109,12 @@ def _compared(path: FitPath, start: Start, clips: Sequence[Clip]) -> tuple[float
 
 
 def _gained(
-    last: HeldOutScore, first: HeldOutScore, changed: float, stated: float | None, passes: float
+    last: HeldOutScore, first: HeldOutScore, changed: float, stated: float | None, often: float
 ) -> float:
     """Gain of a fit over its change: what is to be expected, and what was measured."""
-    passes = max(passes, 1.0)
-    expected = _ONCE - _EACH * math.log(passes)
+    expected = min(_ONCE - _EACH * math.log(max(often, 1.0)), _AT_BEST)
     if stated is not None:
-        by_heart = (_NOISE + _NOISE_EACH * passes) * stated
+        by_heart = (_NOISE + _NOISE_EACH * often) * stated
         expected = (expected + max(1 - 2 * by_heart / changed, _LEAST)) / 2
     measured, error = (value / changed for value in last.gain_over(first))
     weight = _SPREAD**2 / (_SPREAD**2 + error**2)

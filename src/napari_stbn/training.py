@@ -312,4 +312,5 @@ def training_steps(
         if start is not None:
             if start.loss is not None and measured != step:  # the fit was stopped between checks
                 start.last = held_out_score(path, held_out)
-            settle(path, start, held_out, step * _passes_a_step(movies, config))
+            pixels = sum(math.prod(m.shape) for m in movies)
+            settle(path, start, held_out, step * _passes_a_step(movies, config), pixels)
