@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from ._fit_path import FitPath
 from .clips import HELD_OUT_BLOCK, Clip
 from .prior import pixel_loss, square_error
 
-__all__ = ["HeldOutScore", "Start", "held_out_score"]
+__all__ = ["HeldOutScore", "Start", "held_out_score", "score_priors"]
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,15 @@ class HeldOutScore:
 @torch.no_grad()
 def held_out_score(path: FitPath, clips: Sequence[Clip]) -> HeldOutScore:
     """Measure a network on clips, block by block."""
-    losses, errors, pixels = [], [], []
     device = next(path.model.parameters()).device
-    for clip in (clip.to(device) for clip in clips):
-        prior = path.prior(clip)
+    clips = [clip.to(device) for clip in clips]
+    return score_priors((path.prior(clip) for clip in clips), clips)
+
+
+def score_priors(priors: Iterable[Tensor], clips: Sequence[Clip]) -> HeldOutScore:
+    """`held_out_score` of priors (1, T, K, H, W) that were predicted already."""
+    losses, errors, pixels = [], [], []
+    for prior, clip in zip(priors, clips, strict=True):
         losses.append(_sums(pixel_loss(prior, clip.intensities, clip.units), clip))
         wrong = square_error(prior, clip.intensities, clip.units, clip.weight)
         errors.append(_sums(wrong, clip))

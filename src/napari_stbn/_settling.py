@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ._fit_path import FitPath
-from ._held_out import HeldOutScore, Start, held_out_score
-from ._width import keep_width, knows_its_width, square_change
+from ._held_out import HeldOutScore, Start, score_priors
+from ._width import keep_width, knows_its_width, looked_at, square_change
 from .clips import Clip
 
 __all__ = ["settle"]
@@ -63,41 +63,35 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pi
         The part, 0 to 1. 0 where the fit was not measured, or the squared error surely rose even on
         a part of the way.
     """
-    part = _part(path, start, clips, passes * _PIXELS / pixels)
-    if part and start.score is not None:
-        start.move(part)
-        start.last = held_out_score(path, clips)
-        if start.last.surely_above(start.score, _SURE):
-            part = 0.0
-    if not part:
+    if start.score is None or start.last is None or not math.isfinite(start.last.loss):
         start.put_back()
         return 0.0
-    keep_width(path, start, clips)
+    device = next(path.model.parameters()).device
+    clips = [clip.to(device) for clip in clips]
+    fitted = [path.prior(clip) for clip in clips]
+    with start.in_place():
+        before = [path.prior(clip) for clip in clips]
+    changed, stated = _compared(path, before, fitted, clips)
+    share = 1.0
+    if changed != 0:
+        often = passes * _PIXELS / pixels  # seen, had there been as many pixels
+        share = _gained(start.last, start.score, changed, stated, often)
+    part = min(max((1 + share) / 2, 0.0), 1.0) if math.isfinite(share) else 0.0
+    start.move(part)
+    after = [looked_at(path, clip) for clip in clips]
+    start.last = score_priors((prior for prior, _ in after), clips)
+    if not part or start.last.surely_above(start.score, _SURE):
+        start.put_back()
+        return 0.0
+    keep_width(path, start, clips, before, after)
     _logger.info("the fit is followed %.0f %% of the way from its start", 100 * part)
     return part
 
 
-def _part(path: FitPath, start: Start, clips: Sequence[Clip], often: float) -> float:
-    """Where on the way the gain is greatest, as far as is known; 0 where nothing is.
-
-    `often` is how many times the fit would have seen each of `_PIXELS` to learn as much by heart.
-    """
-    if start.score is None or start.last is None or not math.isfinite(start.last.loss):
-        return 0.0
-    changed, stated = _compared(path, start, clips)
-    if changed == 0:
-        return 1.0
-    share = _gained(start.last, start.score, changed, stated, often)
-    return min(max((1 + share) / 2, 0.0), 1.0) if math.isfinite(share) else 0.0
-
-
-def _compared(path: FitPath, start: Start, clips: Sequence[Clip]) -> tuple[float, float | None]:
+def _compared(
+    path: FitPath, before: Sequence[Tensor], after: Sequence[Tensor], clips: Sequence[Clip]
+) -> tuple[float, float | None]:
     """Mean square of what the fit changed; of the error that the start stated, if it states one."""
-    device = next(path.model.parameters()).device
-    clips = [clip.to(device) for clip in clips]
-    after = [path.prior(clip) for clip in clips]
-    with start.in_place():
-        before = [path.prior(clip) for clip in clips]
     changes: list[Tensor] = []
     widths: list[Tensor] = []
     for old, new, clip in zip(before, after, clips, strict=True):

@@ -29,7 +29,7 @@ from .clips import Clip
 from .network import STBN
 from .prior import Units, prior_mean
 
-__all__ = ["keep_width", "knows_its_width", "square_change"]
+__all__ = ["keep_width", "knows_its_width", "looked_at", "square_change"]
 
 _LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
 _GAINED = 0.85, 0.2  # of the change, and how surely, before anything is measured
@@ -37,7 +37,13 @@ _RIDGE = 1e-4  # of the mean square of the features, towards the weights that we
 
 
 @torch.no_grad()
-def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | None:
+def keep_width(
+    path: FitPath,
+    start: Start,
+    clips: Sequence[Clip],
+    before: Sequence[Tensor] | None = None,
+    after: Sequence[tuple[Tensor, Tensor]] | None = None,
+) -> float | None:
     """Set the width of the prior from the start's, in place.
 
     Parameters
@@ -48,6 +54,8 @@ def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | No
         The weights before the fit.
     clips : sequence of Clip
         What both are compared on.
+    before, after : sequence, optional
+        Priors of the clips by the start, and what `looked_at` gives of the model, where known.
 
     Returns
     -------
@@ -60,27 +68,24 @@ def keep_width(path: FitPath, start: Start, clips: Sequence[Clip]) -> float | No
         return None
     device = next(model.parameters()).device
     clips = [clip.to(device) for clip in clips]
-    after = [_looked_at(path, clip) for clip in clips]
-    with start.in_place():
-        before = [_looked_at(path, clip) for clip in clips]
-    change = torch.cat(
-        [
-            square_change(b[0], a[0], clip.units).flatten()
-            for a, b, clip in zip(after, before, clips, strict=True)
-        ]
-    )
-    widths = torch.cat(
-        [
-            b[0][:, :, 1].flatten() * clip.units[0].scaling.scale
-            for b, clip in zip(before, clips, strict=True)
-        ]
-    )
-    before_it = float(widths.square().mean())
-    changed = float(change.mean())
+    after = after or [looked_at(path, clip) for clip in clips]
+    if before is None:
+        with start.in_place():
+            before = [path.prior(clip) for clip in clips]
+    changes = [
+        square_change(b, a, clip.units).flatten()
+        for (a, _), b, clip in zip(after, before, clips, strict=True)
+    ]
+    widths = [
+        b[:, :, 1].flatten() * clip.units[0].scaling.scale
+        for b, clip in zip(before, clips, strict=True)
+    ]
+    before_it = float(torch.cat(widths).square().mean())
+    changed = float(torch.cat(changes).mean())
     if not 1 - changed / before_it > _LEAST_SHARE:
         return None
     share = 1 - _gain(changed, start) / before_it
-    target = torch.cat([b[0][:, :, 1].flatten() for b in before]) * share**0.5
+    target = torch.cat([b[:, :, 1].flatten() for b in before]) * share**0.5
     features = torch.cat([a[1] for a in after])
     weight = model.last.weight
     weight[1] = _readout(features, _before_softplus(target), weight[1])
@@ -97,7 +102,7 @@ def _gain(changed: float, start: Start) -> float:
     return min(max(expected + weight * (measured - expected), 0.0), changed)
 
 
-def _looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
+def looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     """Prior (1, T, K, H, W) of a clip of one crop, and the head's last features, a row a pixel."""
     seen: list[Tensor] = []
     last = path.model.last
