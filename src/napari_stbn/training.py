@@ -114,8 +114,8 @@ def _enough_steps(movies: Sequence[PreparedMovie], config: TrainingConfig) -> in
 def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
     """Frames of the longest clip that a model has met after a fit: how far it can look.
 
-    A fit from learnt weights leaves them near enough to what they were to look as far as before: on
-    still scenes that is worth half a decibel to one.
+    A fit from learnt weights leaves them near enough to what they were to look as far as before.
+    Still scenes gain most by that.
     """
     before = model.clip_frames if warm else None
     return max(config.clip_frames, before or 0)
