@@ -355,7 +355,13 @@ def _table(rows: list[Row]) -> str:
     """Rows as markdown: the first column as text, times with one digit, ratios with two."""
     columns: dict[str, tuple[str, Format]] = {}
     for number, name in enumerate(rows[0]):
-        fine = name in ("ratio", "of the peak", "of the plain reading", "µs a pixel")
+        fine = name in (
+            "ratio",
+            "ratio with it",
+            "of the peak",
+            "of the plain reading",
+            "µs a pixel",
+        )
         columns[name] = (name, "s" if number == 0 else ".2f" if fine else ".1f")
     return markdown_table(columns, rows)
 
