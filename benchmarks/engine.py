@@ -135,7 +135,7 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
             "of it flow": 1e3 * middle.get("flow", math.nan),
             "ours [ms]": 1e3 * total,
             "ratio": middle.get("plain", math.nan) / total,
-            "PWC-Net instead of its flow": 1e3 * middle.get("pwcnet", math.nan),
+            "PWC-Net instead of its flow [ms]": 1e3 * middle.get("pwcnet", math.nan),
             "ratio with it": (
                 middle.get("plain", math.nan)
                 + middle.get("pwcnet", math.nan)

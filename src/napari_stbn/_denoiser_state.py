@@ -109,7 +109,7 @@ class DenoiserState:
         # model has learnt some of its movie's noise by heart, and the flow between its frames
         # follows that noise.
         self._flow_model: STBN | None = None
-        self._flow_is_of_start = False
+        self._flow_is_outdated = False
 
     @property
     def has_uncertainty(self) -> bool:

@@ -308,7 +308,7 @@ class FittedDenoiser(DenoiserState):
         """Prepare a stack, or parts of it, once; remember its noise and scaling."""
         prepared = self._prepared
         if prepared is not None and self._is_at_hand(stack):
-            if not self._flow_is_of_start:
+            if not self._flow_is_outdated:
                 return prepared
         else:
             said = self._said_of(stack)
@@ -346,5 +346,5 @@ class FittedDenoiser(DenoiserState):
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         self._remember(prepared)
-        self._prepared, self._flow_is_of_start = prepared, False
+        self._prepared, self._flow_is_outdated = prepared, False
         return prepared

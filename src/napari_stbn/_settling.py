@@ -16,11 +16,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from ._fit_path import FitPath
 from ._held_out import HeldOutScore, Start, score_priors
-from ._width import keep_width, knows_its_width, looked_at, square_change
+from ._width import compared, keep_width, looked_at
 from .clips import Clip
 
 __all__ = ["settle"]
@@ -71,35 +70,24 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pi
     fitted = [path.prior(clip) for clip in clips]
     with start.in_place():
         before = [path.prior(clip) for clip in clips]
-    changed, stated = _compared(path, before, fitted, clips)
+    changed, stated = compared(path.model, before, fitted, clips)
     share = 1.0
     if changed != 0:
         often = passes * _PIXELS / pixels  # seen, had there been as many pixels
         share = _gained(start.last, start.score, changed, stated, often)
-    part = min(max((1 + share) / 2, 0.0), 1.0) if math.isfinite(share) else 0.0
+    if not math.isfinite(share):
+        start.put_back()
+        return 0.0
+    part = (1 + share) / 2
     start.move(part)
     after = [looked_at(path, clip) for clip in clips]
     start.last = score_priors((prior for prior, _ in after), clips)
-    if not part or start.last.surely_above(start.score, _SURE):
+    if start.last.surely_above(start.score, _SURE):
         start.put_back()
         return 0.0
-    keep_width(path, start, clips, before, after)
+    keep_width(path.model, start, clips, before, after)
     _logger.info("the fit is followed %.0f %% of the way from its start", 100 * part)
     return part
-
-
-def _compared(
-    path: FitPath, before: Sequence[Tensor], after: Sequence[Tensor], clips: Sequence[Clip]
-) -> tuple[float, float | None]:
-    """Mean square of what the fit changed; of the error that the start stated, if it states one."""
-    changes: list[Tensor] = []
-    widths: list[Tensor] = []
-    for old, new, clip in zip(before, after, clips, strict=True):
-        changes.append(square_change(old, new, clip.units).flatten())
-        if knows_its_width(path.model, clip.units):
-            widths.append((old[:, :, 1] * clip.units[0].scaling.scale).square().flatten())
-    stated = float(torch.cat(widths).mean()) if widths else None
-    return float(torch.cat(changes).mean()), stated
 
 
 def _gained(

@@ -29,7 +29,7 @@ from .clips import Clip
 from .network import STBN
 from .prior import Units, prior_mean
 
-__all__ = ["keep_width", "knows_its_width", "looked_at", "square_change"]
+__all__ = ["compared", "keep_width", "looked_at"]
 
 _LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
 _GAINED = 0.85, 0.2  # of the change, and how surely, before anything is measured
@@ -38,24 +38,26 @@ _RIDGE = 1e-4  # of the mean square of the features, towards the weights that we
 
 @torch.no_grad()
 def keep_width(
-    path: FitPath,
+    model: STBN,
     start: Start,
     clips: Sequence[Clip],
-    before: Sequence[Tensor] | None = None,
-    after: Sequence[tuple[Tensor, Tensor]] | None = None,
+    before: Sequence[Tensor],
+    after: Sequence[tuple[Tensor, Tensor]],
 ) -> float | None:
     """Set the width of the prior from the start's, in place.
 
     Parameters
     ----------
-    path : FitPath
-        With the model as it was fitted.
+    model : STBN
+        As it was fitted.
     start : Start
-        The weights before the fit.
+        The weights before the fit, and both scores.
     clips : sequence of Clip
-        What both are compared on.
-    before, after : sequence, optional
-        Priors of the clips by the start, and what `looked_at` gives of the model, where known.
+        What both are compared on, on the device of the model.
+    before : sequence of Tensor, shape (1, T, K, H, W)
+        Priors of the clips by the start.
+    after : sequence of (Tensor, Tensor)
+        What `looked_at` gives of the model.
 
     Returns
     -------
@@ -63,25 +65,9 @@ def keep_width(
         Variance after the fit over that before it; None where nothing was changed: no noise model,
         channels that share a covariance, or a start so far off that its width says nothing.
     """
-    model = path.model
-    if not all(knows_its_width(model, clip.units) for clip in clips):
+    changed, before_it = compared(model, before, [prior for prior, _ in after], clips)
+    if before_it is None:
         return None
-    device = next(model.parameters()).device
-    clips = [clip.to(device) for clip in clips]
-    after = after or [looked_at(path, clip) for clip in clips]
-    if before is None:
-        with start.in_place():
-            before = [path.prior(clip) for clip in clips]
-    changes = [
-        square_change(b, a, clip.units).flatten()
-        for (a, _), b, clip in zip(after, before, clips, strict=True)
-    ]
-    widths = [
-        b[:, :, 1].flatten() * clip.units[0].scaling.scale
-        for b, clip in zip(before, clips, strict=True)
-    ]
-    before_it = float(torch.cat(widths).square().mean())
-    changed = float(torch.cat(changes).mean())
     if not 1 - changed / before_it > _LEAST_SHARE:
         return None
     share = 1 - _gain(changed, start) / before_it
@@ -115,14 +101,31 @@ def looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     return prior, features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def knows_its_width(model: STBN, units: Sequence[Units]) -> bool:
-    """Whether the network states how far its mean may be off, for each channel by itself."""
+def compared(
+    model: STBN, before: Sequence[Tensor], after: Sequence[Tensor], clips: Sequence[Clip]
+) -> tuple[float, float | None]:
+    """Mean square of what a fit changed, and of the error that its start stated.
+
+    Both as `_square_change` has it; the latter None where the network states none, or one for
+    several channels together.
+    """
+    changes = [
+        _square_change(b, a, clip.units).flatten()
+        for b, a, clip in zip(before, after, clips, strict=True)
+    ]
     config = model.config
-    states_it = config.covariance and config.positive_factor and config.channels == 1
-    return states_it and all(unit.noise is not None for unit in units)
+    known = all(unit.noise is not None for clip in clips for unit in clip.units)
+    stated = None
+    if config.covariance and config.positive_factor and config.channels == 1 and known:
+        widths = [
+            b[:, :, 1].flatten() * clip.units[0].scaling.scale
+            for b, clip in zip(before, clips, strict=True)
+        ]
+        stated = float(torch.cat(widths).square().mean())
+    return float(torch.cat(changes).mean()), stated
 
 
-def square_change(before: Tensor, after: Tensor, units: Sequence[Units]) -> Tensor:
+def _square_change(before: Tensor, after: Tensor, units: Sequence[Units]) -> Tensor:
     """Squared change (N, T, H, W) of the prior mean, mean over channels, between two priors.
 
     In units of the noise; in network units without a noise model.

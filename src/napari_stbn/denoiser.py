@@ -194,7 +194,7 @@ class Denoiser(FittedDenoiser):
         self.channel_correlation = {}
         form = plan.refine if plan.refine in FORMS and dense else None
         self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
-        self._flow_model = first.flow_model or deepcopy(first.model) if first.warm else None
+        self._flow_model = (first.flow_model or deepcopy(first.model)) if first.warm else None
         self._turns = self.turns or choose_turns(
             self.preset, math.prod(stack.shape), plan.time_budget
         )
@@ -272,7 +272,7 @@ class Denoiser(FittedDenoiser):
                 )
             self._keep_flow(updates)
             # The result shall be that of the model when it is loaded again.
-            self._flow_is_of_start = self._flow_rounds > 0 or self._student is not None
+            self._flow_is_outdated = self._flow_rounds > 0 or self._student is not None
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""

@@ -116,6 +116,18 @@ def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
 
     A fit from learnt weights leaves them near enough to what they were to look as far as before.
     Still scenes gain most by that.
+
+    Parameters
+    ----------
+    model : STBN
+        Before the fit.
+    config : TrainingConfig
+    warm : bool
+        Its weights were learnt before.
+
+    Returns
+    -------
+    int [frames]
     """
     before = model.clip_frames if warm else None
     return max(config.clip_frames, before or 0)
