@@ -79,7 +79,7 @@ def main() -> None:
     for kind in options.movies:
         for photons in options.photons:
             rows += _rows(kind, photons, options)
-    report = f"{_table(rows)}\n\n{machine_line(machine(options.threads))}"
+    report = f"{ablation_table(rows)}\n\n{machine_line(machine(options.threads))}"
     print(f"\n{report}")
     if options.output is not None:
         content = {"machine": machine(options.threads), "rows": rows}
@@ -147,7 +147,7 @@ def _fit(variant: Variant, movie: PreparedMovie, steps: int) -> NDArray[np.float
     for step in range(steps):
         if step in anew:
             average.swap()
-            predicted = prior_mean(_prior(path, movie), movie.units)[0, :, 0].numpy()
+            predicted = prior_mean(whole_prior(path, movie), movie.units)[0, :, 0].numpy()
             average.swap()
             found = estimate_flow(predicted, "dis")
             movie.flow_to_previous.copy_(torch.from_numpy(found.to_previous))
@@ -161,13 +161,13 @@ def _fit(variant: Variant, movie: PreparedMovie, steps: int) -> NDArray[np.float
         optimizer.step()
         average.update(step + 1)
     average.swap()
-    mean, _ = posterior(_prior(path, movie), movie.intensities[None], movie.units)
+    mean, _ = posterior(whole_prior(path, movie), movie.intensities[None], movie.units)
     result: NDArray[np.float32] = mean[0, :, 0].numpy()
     return result
 
 
 @torch.no_grad()
-def _prior(path: FitPath, movie: PreparedMovie) -> Tensor:
+def whole_prior(path: FitPath, movie: PreparedMovie) -> Tensor:
     """Prior (1, T, K, Y, X) of the whole movie."""
     whole = (
         movie.inputs,
@@ -179,7 +179,7 @@ def _prior(path: FitPath, movie: PreparedMovie) -> Tensor:
     return path.prior(Clip.of([x[None] for x in whole], movie.units))
 
 
-def _table(rows: list[Row]) -> str:
+def ablation_table(rows: list[Row]) -> str:
     """A row for each movie and light, a column for each variant; the mean below."""
     names = list(dict.fromkeys(row["variant"] for row in rows))
     cells = {(row["movie"], row["photons"], row["variant"]): row["psnr"] for row in rows}

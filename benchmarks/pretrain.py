@@ -139,8 +139,11 @@ class Trainer:
         options: argparse.Namespace,
         precision: Precision,
         first: STBN | None,
+        *,
+        name: str | None = None,
+        stages: Sequence[tuple[float, int, int, int]] | None = None,
     ) -> None:
-        self.first = first
+        self.first, self.stages = first, STAGES if stages is None else stages
         self.paired = paired_is_right(model.config, next(model.parameters()).device, precision)
         self.model, self.scenes, self.precision = model, scenes, precision
         self.options = options
@@ -157,8 +160,9 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99), fused=True
         )
+        name = name or options.size
         identity = {
-            "size": options.size,
+            "size": name,
             "seed": options.seed,
             "scenes": options.scenes,
             "learning_rate": options.learning_rate,
@@ -166,7 +170,7 @@ class Trainer:
             "precision": precision,
         }
         options.cache.mkdir(parents=True, exist_ok=True)
-        self.file = FitFile(options.cache / f"state_{options.size}_{options.seed}.stbn", identity)
+        self.file = FitFile(options.cache / f"state_{name}_{options.seed}.stbn", identity)
         self.step, self.elapsed, self.recent = 0, 0.0, 0.0
         if (
             counters := self.file.restore(self.average, self.optimizer, self.generator)
@@ -208,7 +212,7 @@ class Trainer:
 
     def _one_step(self, fraction: float) -> float:
         """Draw clips of several movies, take one step of Adam; the loss."""
-        _, batch, frames, size = [stage for stage in STAGES if stage[0] <= fraction][-1]
+        _, batch, frames, size = [stage for stage in self.stages if stage[0] <= fraction][-1]
         samples = [draw_sample(self.scenes, frames, size, self.generator) for _ in range(batch)]
         prior = predict(self.model, samples, self.precision, paired=self.paired)
         beta = self.config.beta * self.schedule.decay(fraction)

@@ -15,14 +15,14 @@ from ._doubt import doubt
 from ._inference_plan import SMALLEST_TILE, InferencePlan
 from .devices import is_out_of_memory, release_cached
 from .flow.field import align
-from .network import STBN
+from .network import STBN, STBNConfig
 from .network.frozen import FrozenSTBN
 from .network.stbn import Direction, head_radius, state_radius
 from .precision import DTYPES, Precision
 from .preparation import PreparedMovie
 from .prior import network_input, posterior, prior_mean, prior_std
 
-__all__ = ["DenoisedWindow", "Runner", "Shift"]
+__all__ = ["DenoisedWindow", "Runner", "Shift", "smooth_width"]
 
 _logger = logging.getLogger(__name__)
 Shift = tuple[int, int]
@@ -40,8 +40,8 @@ class DenoisedWindow:
         Posterior mean; the prior mean without a noise model and where a pixel was not measured or
         is wrong beyond doubt (`napari_stbn._doubt`).
     std : Tensor, shape (T', C, Y, X), float32 [user's units], or None
-        Posterior standard deviation, the prior's where a pixel was not measured; None without a
-        noise model.
+        Posterior standard deviation, the prior's where a pixel was not measured, from a width
+        averaged over neighbours (`smooth_width`); None without a noise model.
     prior : Tensor, shape (T', C, Y, X), float32 [user's units]
         Prior mean: the prediction that never saw the pixel.
     fraction
@@ -133,6 +133,7 @@ class Runner:
     def finish(self, t: int, prior: Tensor, window: DenoisedWindow) -> None:
         """Turn the prior (1, K, Y, X) of a frame into intensities, and put them into its window."""
         movie, units, place = self.movie, self.movie.units, t - window.start
+        smooth = smooth_width(prior, self.network.config)[:, None]
         prior = prior[:, None]
         expected = prior_mean(prior, units)[0, 0]
         blind = expected.cpu()
@@ -140,10 +141,10 @@ class Runner:
         if window.std is None:
             return
         noisy = movie.intensities[t : t + 1].to(self.device)[None]
-        mean, std = (x[0, 0].cpu() for x in posterior(prior, noisy, units))
-        width = prior_std(prior, units)[0, 0]
-        blind_std = width.cpu()
-        doubted = doubt(noisy[0, 0], expected, width, units).cpu()
+        mean = posterior(prior, noisy, units)[0][0, 0].cpu()
+        std = posterior(smooth, noisy, units)[1][0, 0].cpu()
+        blind_std = prior_std(smooth, units)[0, 0].cpu()
+        doubted = doubt(noisy[0, 0], expected, prior_std(prior, units)[0, 0], units).cpu()
         valid = movie.valid[t : t + 1][0].cpu()
         if window.wrong is not None:
             window.wrong[place] = valid & (doubted == 1)
@@ -196,6 +197,25 @@ class Runner:
                     out[:, :, rows.inner, columns.inner] = piece[:, :, rows.local, columns.local]
                 yield
         return out
+
+
+def smooth_width(prior: Tensor, config: STBNConfig) -> Tensor:
+    """The prior (1, K, Y, X) with its covariance factor averaged over 3 x 3 pixels, binomially.
+
+    For the standard deviation that is shown: every place in a patch of the spatial expansion has
+    weights of its own, which leaves a faint pattern of two pixels' period in the width. The mean
+    holds next to none, and is fused with the width as it was predicted, since an average over
+    neighbours is not blind. A factor that may take either sign stays: its average says too little.
+    """
+    if not (config.covariance and config.positive_factor):
+        return prior
+    mean, factor = prior[:, : config.channels], prior[:, config.channels :]
+    for axis in (-2, -1):
+        at = torch.arange(factor.shape[axis], device=prior.device)
+        before, after = ((at + by).clamp(0, len(at) - 1) for by in (-1, 1))
+        around = factor.index_select(axis, before) + factor.index_select(axis, after)
+        factor = factor / 2 + around / 4
+    return torch.cat([mean, factor], 1)
 
 
 @dataclass(frozen=True)
