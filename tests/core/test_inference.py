@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_stbn import _inference_steps
-from napari_stbn._inference_steps import smooth_width
+from napari_stbn._inference_steps import shown_prior
 from napari_stbn.flow import Flow
 from napari_stbn.inference import (
     PATCH_ORIGINS,
@@ -28,7 +28,7 @@ from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.network.frozen import FrozenSTBN
 from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.preparation import PreparedMovie, prepare_movie
-from napari_stbn.prior import network_input, posterior, prior_mean
+from napari_stbn.prior import network_input, posterior, prior_mean, prior_std
 from napari_stbn.training import TrainingConfig
 
 
@@ -99,8 +99,8 @@ def at_once(model: STBN, movie: PreparedMovie) -> tuple[Tensor, Tensor, Tensor]:
     inputs = network_input(movie.inputs[None], movie.units, model.config)
     prior = model(inputs, movie.flow_to_previous[None], movie.flow_to_next[None])
     mean, _ = posterior(prior, movie.intensities[None], movie.units)
-    smooth = smooth_width(prior[0], model.config)[None]
-    _, std = posterior(smooth, movie.intensities[None], movie.units)
+    shown = shown_prior(prior[0], model.config, movie.units)[None]
+    _, std = posterior(shown, movie.intensities[None], movie.units)
     return mean[0], std[0], prior_mean(prior, movie.units)[0]
 
 
@@ -125,15 +125,32 @@ def test_windows_and_tiles_change_nothing(window: int, tile: int) -> None:
 
 def test_the_shown_width_keeps_nothing_of_two_pixels_period() -> None:
     """Columns, rows and a checkerboard that come and go vanish; a mean, and a slope, stay."""
+    units = random_movie((2, 8, 8)).units
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(10.0), indexing="ij")
     slope = 3 + 0.2 * y + 0.1 * x
     for pattern in ((-1) ** x, (-1) ** y, (-1) ** (x + y)):
         prior = torch.stack([pattern, slope + 0.5 * pattern])[None]
-        smooth = smooth_width(prior, TINY)
-        assert torch.equal(smooth[:, 0], prior[:, 0])
+        shown = shown_prior(prior, TINY, units)
+        assert torch.equal(shown[:, 0], prior[:, 0])
         inside = (0, 1, slice(1, -1), slice(1, -1))
-        torch.testing.assert_close(smooth[inside], slope[1:-1, 1:-1])
-    assert torch.equal(smooth_width(prior, replace(TINY, positive_factor=False)), prior)
+        torch.testing.assert_close(shown[inside], slope[1:-1, 1:-1], rtol=1e-4, atol=0)
+    assert torch.equal(shown_prior(prior, replace(TINY, positive_factor=False), units), prior)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_no_shown_width_is_below_a_share_of_the_noise(channels: int) -> None:
+    """Also of several channels, each with a scale of its own, and of widths that are nothing."""
+    units = random_movie((2, 8, 8), channels).units
+    units = tuple(
+        replace(u, scaling=replace(u.scaling, scale=0.5 + i)) for i, u in enumerate(units)
+    )
+    config = replace(TINY, channels=channels)
+    shown = shown_prior(torch.zeros(1, config.outputs, 8, 8), config, units)[:, None]
+    for i, unit in enumerate(units):
+        assert unit.noise is not None
+        noise = unit.noise.variance(prior_mean(shown, units)[0, 0, i]).sqrt()
+        std = prior_std(shown, units)[0, 0, i]
+        torch.testing.assert_close(std, 0.015 * noise, rtol=1e-3, atol=0)
 
 
 def test_a_network_that_is_told_the_noise_gives_the_same_in_tiles() -> None:
