@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._blocks import blocks
+from napari_stbn._appearing import appearing
+from napari_stbn._npy import create_npy, read_npy, write_npy
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number
 from napari_stbn.stack import Stack
@@ -22,9 +20,6 @@ from napari_stbn.stack import Stack
 __all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
 
 Put = Callable[[int, int, int, npt.NDArray[Any]], None]
-# No room, more than the quota, larger than files may be
-_FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
-
 _TIFF: Final = (".tif", ".tiff", ".btf", ".tf8")
 READABLE: Final = (*_TIFF, ".npy", ".zarr")
 """Endings of files that `read` opens; a Zarr folder may have any name."""
@@ -87,7 +82,7 @@ def read(
         return read_tiff(path, axes, name, scene)
     if ending == ".npy":
         scene_number(path, scene, 1)
-        return _read_npy(path, axes, name)
+        return read_npy(path, axes, name)
     from napari_stbn._bioio import FOREIGN, read_bioio
 
     if ending in FOREIGN:
@@ -137,12 +132,13 @@ def write(path: str | os.PathLike[str], stack: Stack, *, overwrite: bool = False
     become channels. ``.npy`` keeps any order, but neither axes nor scale.
     """
     path = Path(path)
-    check_writable(path, overwrite=overwrite)
+    still_free = partial(check_writable, path, overwrite=overwrite)
+    still_free()
     if 0 in stack.shape:
         raise ValueError(f"a stack of shape {stack.shape} holds no pixels; nothing was written.")
     writer = _writer(path)
-    with _appearing(path, overwrite) as partial:
-        writer(partial, stack)
+    with appearing(path, still_free) as unfinished:
+        writer(unfinished, stack)
     return path
 
 
@@ -173,19 +169,20 @@ def stream_to(
         The drive is full.
     """
     path = Path(path)
-    check_writable(path, overwrite=overwrite)
+    still_free = partial(check_writable, path, overwrite=overwrite)
+    still_free()
     ending = _ending(path)
-    with _appearing(path, overwrite) as partial:
+    with appearing(path, still_free) as unfinished:
         if ending == ".zarr":
             from napari_stbn._ome_zarr import create_ome_zarr
 
-            yield create_ome_zarr(partial, outline, name=_title(path)).put
+            yield create_ome_zarr(unfinished, outline, name=_title(path)).put
         elif ending == ".npy":
-            yield _putting(_create_npy(partial, outline), outline)
+            yield _putting(create_npy(unfinished, outline), outline)
         else:
             from napari_stbn._tiff import create_tiff
 
-            file, axes = create_tiff(partial, outline, ome=path.name.lower().endswith(_OME_TIFF))
+            file, axes = create_tiff(unfinished, outline, ome=path.name.lower().endswith(_OME_TIFF))
             yield _putting(file, Stack(file, axes))
 
 
@@ -199,32 +196,6 @@ def _putting(file: RawFile, outline: Stack) -> Put:
         file.write(where, frames.transpose(order))
 
     return put
-
-
-@contextmanager
-def _appearing(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A name to write to; what is there takes the place of `path` when the block ends well."""
-    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
-    try:
-        yield partial
-        if not overwrite:
-            check_writable(path, overwrite=False)  # someone else may have written meanwhile
-        _replace(partial, path)
-    except OSError as error:
-        if not _is_full(error):
-            raise
-        raise OSError(
-            error.errno or errno.ENOSPC,
-            f"{path} could not be written because its drive, or your share of it, is full; make "
-            "room or choose another drive. Nothing that was there before was changed",
-        ) from error
-    finally:
-        _remove(partial)
-
-
-def _is_full(error: OSError) -> bool:
-    """Whether there was no room; numpy says so with numbers alone."""
-    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -275,79 +246,15 @@ def _writer(path: Path) -> Callable[[Path, Stack], None]:
     """Choose the function that writes the format of this ending."""
     ending = _ending(path)
     if ending == ".npy":
-        return _write_npy
+        return write_npy
     if ending == ".zarr":
         from napari_stbn._ome_zarr import write_ome_zarr
 
-        return lambda partial, stack: write_ome_zarr(partial, stack, name=_title(path))
+        return lambda to, stack: write_ome_zarr(to, stack, name=_title(path))
     from napari_stbn._tiff import write_tiff
 
     ome = path.name.lower().endswith(_OME_TIFF)
-    return lambda partial, stack: write_tiff(partial, stack, ome=ome)
-
-
-def _replace(partial: Path, path: Path) -> None:
-    """Put the finished file or folder in the place of whatever is there."""
-    if not path.is_dir() and not partial.is_dir():
-        partial.replace(path)
-        return
-    # A folder cannot be replaced in one step: the earlier one steps aside and comes back on error.
-    aside = partial.with_suffix(".earlier")
-    if path.exists():
-        path.replace(aside)
-    try:
-        partial.replace(path)
-    except BaseException:
-        if aside.exists():
-            aside.replace(path)
-        raise
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder if it is there and can be: its drive may be gone."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _read_npy(path: Path, axes: str | None, name: str) -> Stack:
-    """Open a ``.npy`` file."""
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # numpy parses the header as Python and lets its errors through
-        raise ValueError(
-            f"{path} cannot be read as .npy: {' '.join(str(error).split()).rstrip('.')}. Is it "
-            "truncated, another format, or an array of objects? Save it again with numpy.save."
-        ) from error
-    if not mapped.flags.c_contiguous:  # columns first, or nothing to be read
-        return Stack(mapped, axes, name=name)
-    return Stack(RawFile(path, mapped.offset, mapped.shape, mapped.dtype), axes, name=name)
-
-
-def _create_npy(path: Path, outline: Stack) -> RawFile:
-    """An array of zeros in a file."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(outline.dtype),
-        "fortran_order": False,
-        "shape": outline.shape,
-    }
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        offset = file.tell()
-        file.truncate(offset + outline.nbytes)
-    return RawFile(path, offset, outline.shape, outline.dtype)
-
-
-def _write_npy(path: Path, stack: Stack) -> None:
-    """Write the bare array, block by block."""
-    array = _create_npy(path, stack)
-    for where, block in blocks(stack, stack.axes):
-        array.write(where, block)
+    return lambda to, stack: write_tiff(to, stack, ome=ome)
 
 
 def _ending(path: Path) -> str:

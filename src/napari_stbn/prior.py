@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._intensity import IntensityScaling
+from ._small_matrices import half_form, solve
 from .network import STBNConfig
 from .noise import NoiseModel
 
@@ -184,7 +185,7 @@ def pixel_loss(
         return 0.5 * (prior[:, :, :c] - target).square().mean(2, keepdim=True)
     residual, _ = _standard_residual(prior, noisy, units)
     matrix = _total_covariance(prior, units)
-    half = _half_form(matrix, residual)
+    half = half_form(matrix, residual)
     if beta:
         trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(units)
         half = half * trace.detach() ** beta
@@ -251,7 +252,7 @@ def posterior(prior: Tensor, noisy: Tensor, units: Sequence[Units]) -> tuple[Ten
     posterior of the paper (after Laine et al. 2019).
     """
     residual, (mean, std) = _standard_residual(prior, noisy, units)
-    solved, diagonal = _solve(_total_covariance(prior, units), residual)
+    solved, diagonal = solve(_total_covariance(prior, units), residual)
     # With noise of unit variance the prior covariance is M - I, so V M^-1 r = r - M^-1 r and the
     # posterior covariance is I - M^-1.
     fused = mean + std * torch.stack([r - w for r, w in zip(residual, solved, strict=True)], 2)
@@ -301,59 +302,3 @@ def _total_covariance(prior: Tensor, units: Sequence[Units]) -> list[list[Tensor
         ]
         for i in range(c)
     ]
-
-
-def _cholesky(matrix: list[list[Tensor]]) -> list[list[Tensor]]:
-    """Cholesky factor of small matrices whose entries are images: elementwise.
-
-    So that a whole clip is a few kernels.
-    """
-    lower: list[list[Tensor]] = []
-    for i, row in enumerate(matrix):
-        out: list[Tensor] = []
-        for j in range(i):
-            rest = row[j] - sum((out[k] * lower[j][k] for k in range(j)), start=torch.zeros(()))
-            out.append(rest / lower[j][j])
-        out.append(
-            (row[i] - sum((e.square() for e in out), start=torch.zeros(()))).clamp(min=1e-6).sqrt()
-        )
-        lower.append(out)
-    return lower
-
-
-def _forward_substitute(lower: list[list[Tensor]], right: Sequence[Tensor | float]) -> list[Tensor]:
-    """Solve L x = right for images."""
-    solution: list[Tensor] = []
-    for i, row in enumerate(lower):
-        known = sum((row[k] * solution[k] for k in range(i)), start=torch.zeros(()))
-        solution.append((right[i] - known) / row[i])
-    return solution
-
-
-def _half_form(matrix: list[list[Tensor]], residual: list[Tensor]) -> Tensor:
-    """``(r^T M^-1 r + log det M) / 2`` of every pixel."""
-    if len(matrix) == 1:
-        m = matrix[0][0]
-        return 0.5 * (residual[0].square() / m + m.log())
-    lower = _cholesky(matrix)
-    whitened = _forward_substitute(lower, residual)
-    quadratic = sum((x.square() for x in whitened), start=torch.zeros(()))
-    return 0.5 * quadratic + sum(
-        (lower[i][i].log() for i in range(len(lower))), start=torch.zeros(())
-    )
-
-
-def _solve(matrix: list[list[Tensor]], right: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """``M^-1 right`` and the diagonal of ``M^-1``, as images."""
-    if len(matrix) == 1:
-        m = matrix[0][0]
-        return [right[0] / m], [1 / m]
-    c = len(matrix)
-    lower = _cholesky(matrix)
-    # Columns of L^-1; M^-1 = L^-T L^-1.
-    columns = [_forward_substitute(lower, [float(i == j) for i in range(c)]) for j in range(c)]
-    whitened = _forward_substitute(lower, right)
-    zero = torch.zeros(())
-    solved = [sum((columns[i][k] * whitened[k] for k in range(i, c)), start=zero) for i in range(c)]
-    diagonal = [sum((columns[i][k].square() for k in range(i, c)), start=zero) for i in range(c)]
-    return solved, diagonal

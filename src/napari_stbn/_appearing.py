@@ -1,0 +1,71 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+__all__ = ["appearing"]
+
+# No room, more than the quota, larger than files may be
+_FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
+
+@contextmanager
+def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
+    """A name to write to; what is there takes the place of `path` when the block ends well.
+
+    `still_free` raises where `path` must not be replaced: someone may have written it meanwhile.
+    """
+    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        still_free()
+        _replace(partial, path)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        raise OSError(
+            error.errno or errno.ENOSPC,
+            f"{path} could not be written because its drive, or your share of it, is full; make "
+            "room or choose another drive. Nothing that was there before was changed",
+        ) from error
+    finally:
+        _remove(partial)
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether there was no room; numpy says so with numbers alone."""
+    return error.errno in _FULL or (error.errno is None and "requested and" in str(error))
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Put the finished file or folder in the place of whatever is there."""
+    if not path.is_dir() and not partial.is_dir():
+        partial.replace(path)
+        return
+    # A folder cannot be replaced in one step: the earlier one steps aside and comes back on error.
+    aside = partial.with_suffix(".earlier")
+    if path.exists():
+        path.replace(aside)
+    try:
+        partial.replace(path)
+    except BaseException:
+        if aside.exists():
+            aside.replace(path)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if it is there and can be: its drive may be gone."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
