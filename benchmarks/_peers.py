@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,19 @@ from numpy.typing import NDArray
 from _baselines import unbiased_inverse
 from napari_stbn import PoissonGaussianNoise
 
+_EPOCHS = 100_000  # never reached: time ends a training
+_STEPS = 20  # of an epoch, after which its time is looked at
+_SLICES = "SYX", (64, 64), 16  # axes as CAREamics calls them, patch, patches in a step
+_VOLUME = "ZYX", (8, 64, 64), 2
+
 Peer = Callable[[NDArray[np.float64]], NDArray[Any]]
 
 __all__ = ["Peer", "peers"]
 
 
-def peers(noise: PoissonGaussianNoise, threads: int) -> dict[str, Peer]:
+def peers(
+    noise: PoissonGaussianNoise, threads: int, seconds: float | None = None
+) -> dict[str, Peer]:
     """Name and call of every peer that is installed.
 
     Parameters
@@ -26,6 +35,8 @@ def peers(noise: PoissonGaussianNoise, threads: int) -> dict[str, Peer]:
     noise : PoissonGaussianNoise
         What those that take a noise model are told.
     threads : int
+    seconds : float, optional
+        That those which learn from the movie may train for; None leaves them out.
 
     Returns
     -------
@@ -59,4 +70,38 @@ def peers(noise: PoissonGaussianNoise, threads: int) -> dict[str, Peer]:
             return np.asarray(np.interp(flat, expected, photons) * noise.gain + noise.offset)
 
         found["VST + BM4D, told the noise"] = stabilised
+    if seconds is not None and importlib.util.find_spec("careamics"):
+        found["N2V, frames"] = partial(_noise2void, _SLICES, seconds)
+        found["N2V, time as depth"] = partial(_noise2void, _VOLUME, seconds)
     return found
+
+
+def _noise2void(
+    kind: tuple[str, tuple[int, ...], int], seconds: float, movie: NDArray[np.float64]
+) -> NDArray[Any]:
+    """CAREamics' Noise2Void with its defaults, trained on the movie for so many seconds."""
+    axes, patch, batch = kind
+    factories = importlib.import_module("careamics.config")
+    careamist = importlib.import_module("careamics").CAREamist
+    patch = tuple(
+        min(p, n // 8 * 8) for p, n in zip(patch, movie.shape[-len(patch) :], strict=True)
+    )
+    config = factories.create_advanced_n2v_config(
+        "n2v",
+        "array",
+        axes,
+        patch_size=patch,
+        batch_size=batch,
+        num_epochs=_EPOCHS,
+        num_steps=_STEPS,
+        n_val_patches=2,
+        num_workers=0,
+        seed=1,
+        trainer_params={"max_time": {"seconds": seconds}, "accelerator": "cpu"},
+    )
+    plain = movie.astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        trained = careamist(config, work_dir=folder, enable_progress_bar=False)
+        trained.train(train_data=plain)
+        predicted, _ = trained.predict(plain, tile_overlap=None)
+    return np.asarray(predicted[0]).reshape(movie.shape)

@@ -111,6 +111,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--start", default="pretrained")
     parser.add_argument("--preset", default="balanced")
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument(
+        "--learners", action="store_true", help="peers that train on the movie too, as long as ours"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="does it run?")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md too")
@@ -209,7 +212,8 @@ def _denoised(
     if not options.ours_only:
         smoothed = [ndimage.gaussian_filter(movie.noisy, (t, s, s)) for t, s in _WIDTHS]
         yield GAUSSIAN, max(smoothed, key=movie.score), 0.0
-        for name, denoise in peers(movie.noise, options.threads).items():
+        learning = max(options.seconds) if options.learners else None
+        for name, denoise in peers(movie.noise, options.threads, learning).items():
             started = time.perf_counter()
             try:
                 result = denoise(movie.noisy.astype(np.float64))
