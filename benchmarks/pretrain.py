@@ -10,7 +10,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -28,6 +27,7 @@ from _pool import (
     validation_scenes,
 )
 from _pretrain_width import FIRST_WIDTH_SEED, learn_width
+from _widen import widened
 from napari_stbn._fit_parts import Average, FitFile, Schedule
 from napari_stbn._saved_model import SavedModel
 from napari_stbn.network import STBN, STBNConfig
@@ -68,13 +68,12 @@ def main() -> None:
             _log(f"{number + 1} scenes after {time.perf_counter() - started:.0f} s")
     config = SIZES[options.size]
     device = torch.device(options.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        model = STBN(config)
+    model = STBN.seeded(config, options.seed)
     if first is not None:
-        if replace(first.config, alignment=config.alignment) != config:
-            raise SystemExit(f"--start has another size than {options.size}: {first.config}")
-        model.load_state_dict(first.state_dict())
+        try:
+            model = widened(first, config, options.seed)
+        except ValueError as error:
+            raise SystemExit(f"--start has another size than {options.size}: {error}") from error
     model.clip_frames = STAGES[-1][2]
     model.place(device)
     precision = options.precision or choose_precision(config, device)
@@ -113,7 +112,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stop-after", type=int, help="stop this call after so many steps")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="model file to go on from, and for its flow")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="model file to go on from (or a smaller one: it is widened), and for its flow",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
     parser.add_argument("--threads", type=int, default=1)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from napari_stbn._model_file import read_model_file
-from napari_stbn.network import STBNConfig
+from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.prior import blind_loss
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -136,3 +138,36 @@ def test_the_score_of_the_width_is_lowest_at_the_error(pretrain: ModuleType, sce
     prior = torch.cat([mean, wide.expand_as(mean)], 2)
     (slope,) = torch.autograd.grad(pretrain.width_loss(prior, sample), wide)
     assert float(slope) > 0
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"width": 6},
+        {"head_blocks": 3, "fusion_blocks": 2},
+        {"width": 10, "alignment_blocks": 2, "expansion_blocks": 3},
+    ],
+    ids=str,
+)
+def test_a_larger_network_begins_where_the_smaller_one_is(
+    pretrain: ModuleType, size: dict[str, Any]
+) -> None:
+    """The same output, and no weight that gets no gradient for ever."""
+    small = STBN.seeded(TINY, 0)
+    config = replace(TINY, **size)
+    large = pretrain.widened(small, config, seed=1)
+    frames = torch.randn(1, 4, TINY.inputs, 16, 20)
+    flow = torch.randn(2, 1, 3, 2, 16, 20)
+    torch.testing.assert_close(large(frames, *flow), small(frames, *flow))
+
+    optimizer = torch.optim.SGD(large.parameters(), lr=0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        large(frames, *flow).square().mean().backward()
+        optimizer.step()
+    fresh = pretrain.widened(small, config, seed=1)
+    for (name, weight), before in zip(large.named_parameters(), fresh.parameters(), strict=True):
+        assert not torch.equal(weight, before), name
+
+    with pytest.raises(ValueError, match="must hold"):
+        pretrain.widened(large, TINY, seed=1)
