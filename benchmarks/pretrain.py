@@ -50,7 +50,7 @@ _WIDTH_WEIGHT = 0.25
 _LEAST_WIDTH = 0.03  # of the noise's standard deviation: no need to know smaller ones apart
 # (from this part of the training on, clips in a step, frames, side [px]). Small clips while the
 # learning rate is high; long large ones, as inference will see them, while it falls.
-STAGES = ((0.0, 4, 16, 32), (0.5, 2, 20, 48), (0.8, 2, 24, 56))
+STAGES = ((0.0, 4, 16, 32), (0.4, 2, 24, 48), (0.7, 2, 32, 48))
 
 
 def main() -> None:

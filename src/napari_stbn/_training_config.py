@@ -60,7 +60,7 @@ class TrainingConfig:
 
     max_steps: Annotated[int, {"min": 1, "max": 1_000_000, "tooltip": "steps at most"}] = 4000
     time_budget: Annotated[float | None, {"min": 1, "tooltip": "seconds of fit at most"}] = None
-    clip_frames: Annotated[int, {"min": 2, "max": 64, "tooltip": "frames of a clip"}] = 16
+    clip_frames: Annotated[int, {"min": 2, "max": 64, "tooltip": "frames of a clip"}] = 24
     clip_size: Annotated[int, {"min": 8, "max": 512, "tooltip": "side of a clip in pixels"}] = 32
     batch: Annotated[int, {"min": 1, "max": 64, "tooltip": "clips in a step"}] = 2
     learning_rate: Annotated[float, {"min": 1e-6, "max": 0.1, "tooltip": "peak learning rate"}] = (

@@ -9,7 +9,7 @@ result at every cut. Two things avoid this here:
   from the kept state, continues the forward direction from the last window, and predicts. No
   overlap, and the result does not depend on the window.
 * *Clips.* Exactness is worth little where a network is used beyond what it was fitted to: after a
-  fit to clips of 16 frames, states that went through more were never seen, and can grow without
+  fit to clips of 24 frames, states that went through more were never seen, and can grow without
   bound (a still scene, 800 steps, 240 frames: infinite). So a plan made by `plan_inference` looks
   as far as the clips of the fit were long: every block of frames is denoised from the clip around
   it. Memory is then flat in the number of frames.
