@@ -139,6 +139,9 @@ class Sample:
             height, width = (min(side, length) for length in stack.frame_shape)
             count = pixels // (frames * height * width)
             if count >= _FEWEST or side <= _SMALLEST_SIDE:
+                if count < 1:  # too little memory for one part: of fewer frames, then
+                    least = min(_FRAMES, stack.n_frames)
+                    frames = max(least, min(frames, pixels // (height * width)))
                 return cls(max(1, count), (frames, height, width), seed, memory)
             side = max(_SMALLEST_SIDE, side // 2)
 
