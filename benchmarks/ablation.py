@@ -161,6 +161,11 @@ def _fit(variant: Variant, movie: PreparedMovie, steps: int) -> NDArray[np.float
         optimizer.step()
         average.update(step + 1)
     average.swap()
+    return whole_mean(path, movie)
+
+
+def whole_mean(path: FitPath, movie: PreparedMovie) -> NDArray[np.float32]:
+    """Posterior mean [counts] of the whole movie."""
     mean, _ = posterior(whole_prior(path, movie), movie.intensities[None], movie.units)
     result: NDArray[np.float32] = mean[0, :, 0].numpy()
     return result

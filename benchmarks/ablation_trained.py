@@ -13,19 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from _common import Truth, machine, machine_line, use_threads, write_results
 from _flow_denoising import MOVIES, prepare_known, simulate_kind
 from _pool import FIRST_TRAINING_SEED, Scene, load_or_make
-from ablation import NoExpansion, Row, ablation_table, whole_prior
+from ablation import NoExpansion, Row, ablation_table, whole_mean, whole_prior
 from napari_stbn._fit_path import FitPath
 from napari_stbn._flow_routes import with_flow
-from napari_stbn.flow import estimate_flow
+from napari_stbn.flow import Flow, estimate_flow
 from napari_stbn.flow.field import Alignment
 from napari_stbn.network import STBN
-from napari_stbn.preparation import PreparedMovie
-from napari_stbn.prior import posterior, prior_mean
+from napari_stbn.prior import prior_mean
 from napari_stbn.samples import SimulatedMovie
 from pretrain import SIZES, Trainer
 
@@ -160,34 +158,19 @@ def _scores(made: SimulatedMovie, models: dict[str, STBN]) -> dict[str, float]:
     truth = Truth(made.clean, made.events)
     scores = {}
     for column, (name, source) in COLUMNS.items():
-        model = models[name]
-        movie = {"none": still, "noisy": noisy}.get(source, still)
-        if source == "true":
-            movie = replace(
-                still,
-                flow_to_previous=torch.from_numpy(made.flow_to_previous),
-                flow_to_next=torch.from_numpy(made.flow_to_next),
-            )
-        if source == "predicted":
-            first = prior_mean(_prior(model, still), still.units)[0, :, 0].numpy()
+        path = FitPath(models[name], "float32")
+        path.paired = False
+        movie = still
+        if source == "noisy":
+            movie = noisy
+        elif source == "true":
+            movie = with_flow(still, Flow(made.flow_to_previous, made.flow_to_next))
+        elif source == "predicted":
+            first = prior_mean(whole_prior(path, still), still.units)[0, :, 0].numpy()
             movie = with_flow(still, estimate_flow(first, "dis_fine"))
-        scores[column] = truth.psnr(_denoised(model, movie))
+        scores[column] = truth.psnr(whole_mean(path, movie))
     print("; ".join(f"{column} {psnr:.2f}" for column, psnr in scores.items()), flush=True)
     return scores
-
-
-def _prior(model: STBN, movie: PreparedMovie) -> torch.Tensor:
-    """Prior (1, T, K, Y, X) of the whole movie."""
-    path = FitPath(model, "float32")
-    path.paired = False
-    return whole_prior(path, movie)
-
-
-def _denoised(model: STBN, movie: PreparedMovie) -> NDArray[np.float32]:
-    """Posterior mean [counts]."""
-    mean, _ = posterior(_prior(model, movie), movie.intensities[None], movie.units)
-    result: NDArray[np.float32] = mean[0, :, 0].numpy()
-    return result
 
 
 if __name__ == "__main__":

@@ -136,13 +136,13 @@ class Runner:
     def finish(self, t: int, prior: Tensor, window: DenoisedWindow) -> None:
         """Turn the prior (1, K, Y, X) of a frame into intensities, and put them into its window."""
         movie, units, place = self.movie, self.movie.units, t - window.start
-        shown = shown_prior(prior, self.network.config, units)[:, None]
         prior = prior[:, None]
         expected = prior_mean(prior, units)[0, 0]
         blind = expected.cpu()
         window.prior[place] = blind
         if window.std is None:
             return
+        shown = shown_prior(prior[:, 0], self.network.config, units)[:, None]
         noisy = movie.intensities[t : t + 1].to(self.device)[None]
         mean = posterior(prior, noisy, units)[0][0, 0].cpu()
         std = posterior(shown, noisy, units)[1][0, 0].cpu()
