@@ -9,11 +9,13 @@ from typing import Any, Literal, Self, cast
 
 from numpy.typing import ArrayLike
 
+from ._colour_basis import ColourBasis, measure_bases
+from ._colour_stack import ColourStack
 from ._fit_parts import Average
 from ._preparing import Preparing, as_stack
 from ._refinement import DENSE_METHODS
 from ._saved_model import SavedModel
-from ._start import FirstModel, first_model
+from ._start import FirstModel, channels_of, first_model
 from ._streaming import exceeds, memory_budget
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
@@ -44,6 +46,8 @@ class DenoiserState:
         Of each channel that was measured.
     history : list of TrainingStep
         Of the last fit.
+    colours : tuple of ColourBasis
+        Of each channel, where colour samples are denoised as components: channels are these then.
     """
 
     def __init__(
@@ -110,6 +114,8 @@ class DenoiserState:
         # follows that noise.
         self._flow_model: STBN | None = None
         self._flow_is_outdated = False
+        self.colours: tuple[ColourBasis, ...] = ()
+        self._colour_stack: ColourStack | None = None  # the last one that was asked for
 
     @property
     def has_uncertainty(self) -> bool:
@@ -127,7 +133,7 @@ class DenoiserState:
 
     def release(self) -> None:
         """Free the movie that is kept ready for another call; the fitted model stays."""
-        self._prepared = None
+        self._prepared = self._colour_stack = None
 
     def units(self, channel: int = 0) -> Units:
         """Conversion between a channel's intensities and network units.
@@ -182,6 +188,7 @@ class DenoiserState:
             precision=self.precision,
             correlation=self.channel_correlation,
             flow_model=self._flow_model if self._refines else None,
+            colours=self.colours,
         )
         return saved.write(Path(path), overwrite=overwrite)
 
@@ -229,14 +236,32 @@ class DenoiserState:
         denoiser._flow_rounds = saved.flow_rounds if denoiser._refines else 0
         denoiser._student = saved.student
         denoiser._turns, denoiser._routes = saved.turns, saved.routes
-        denoiser._flow_model = saved.flow_model
+        denoiser._flow_model, denoiser.colours = saved.flow_model, saved.colours
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
-        """Whether the stack's channels are denoised together."""
-        if self.channels == "auto":
-            return "S" in stack.axes
-        return self.channels == "joint" and stack.n_channels > 1
+        """Whether a fit to the stack denoises its channels together."""
+        if self.channels != "auto":
+            return self.channels == "joint" and stack.n_channels > 1
+        # As the paper does, and as a model was fitted that a fit goes on from.
+        together = self.preset == "paper" or channels_of(self.start) > 1
+        return stack.size("S") > 1 and together
+
+    def _measured_colours(self, stack: Stack) -> tuple[ColourBasis, ...]:
+        """Bases of the colours of a stack that a fit takes apart into components, else nothing."""
+        if self.channels != "auto" or stack.size("S") < 2 or self._joint(stack):
+            return ()
+        stack.check()
+        return measure_bases(stack, self.noise)
+
+    def _seen(self, stack: Stack) -> Stack:
+        """The stack as it is denoised: colours as components, where the model takes these."""
+        if not self.colours:
+            return stack
+        last = self._colour_stack
+        if last is None or last.source is not stack or last.bases != self.colours:
+            last = self._colour_stack = ColourStack(stack, self.colours)
+        return last
 
     def _layer_precision(self, config: STBNConfig) -> Precision:
         """Precision of the network's inner layers."""
@@ -254,6 +279,11 @@ class DenoiserState:
         """The model, if it can denoise this stack."""
         if self.model is None:
             raise RuntimeError("there is no model yet: call fit() or load() first")
+        if self.colours and "S" not in stack.axes:
+            raise ValueError(
+                f"the model denoises {len(self.colours[0].rows)} colour samples, "
+                f"this stack has no axis S: its axes are {stack.axes}"
+            )
         channels = self.model.config.channels
         if channels > 1 and stack.n_channels != channels:
             raise ValueError(
@@ -264,8 +294,11 @@ class DenoiserState:
 
     def _preparing(self) -> Preparing:
         """How a stack is made ready, and what is known of its channels."""
+        noise = self.noise
+        if noise is not None and any(law is not None for b in self.colours for law in b.laws):
+            noise = "gaussian"  # was made even
         return Preparing(
-            noise=self.noise,
+            noise=noise,
             correlation=self.correlation,
             flow="none" if self._refines or self._student is not None else self.flow,
             known_noise=self.channel_noise,

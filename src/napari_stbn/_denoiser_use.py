@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._colour_noise import channel_correlation, channel_noise
+from ._colour_stack import ColourOutput, ColourStack
 from ._denoiser_state import DenoiserState
 from ._file_output import FileOutput
 from ._flow_updates import follow_student
@@ -76,7 +78,8 @@ class FittedDenoiser(DenoiserState):
             none = np.empty((0, 2, *stack.frame_shape), np.float32)
             to_previous, to_next = none, none
         else:
-            described = yield from self._denoise_whole(stack, output, started, model)
+            seen = self._seen(stack)
+            described = yield from self._denoise_whole(seen, output, started, model)
             to_previous, to_next = gather_flow(described)
         denoised = stack.assemble(output.means, np.float32)
         return DenoiseResult(
@@ -84,8 +87,8 @@ class FittedDenoiser(DenoiserState):
             uncertainty=stack.assemble(output.stds, np.float32) if output.stds else None,
             flow_to_previous=to_previous,
             flow_to_next=to_next,
-            noise=described.pixel_noise(),
-            correlation=dict(described.correlation),
+            noise=channel_noise(described),
+            correlation=channel_correlation(described),
             stack=stack.like(denoised, name=f"{stack.name} denoised".strip()),
             report=self._report(described, time.perf_counter() - started),
         )
@@ -169,7 +172,7 @@ class FittedDenoiser(DenoiserState):
             described = yield from self.denoise_into_steps(stack, output, scratch=folder)
             yield Progress("denoise", 1.0, time.perf_counter() - started)
         report = {**self._report(described, time.perf_counter() - started), "streamed": True}
-        return StreamedResult(path, spread, described.pixel_noise(), report)
+        return StreamedResult(path, spread, channel_noise(described), report)
 
     def preview_steps(
         self,
@@ -198,9 +201,28 @@ class FittedDenoiser(DenoiserState):
         ndarray, shape (Y', X'), float32 [user's units], or None
             Posterior mean from the two frames before and after alone; None before the first step.
         """
-        prepared, average, model = self._prepared, self._average, self.model
-        if prepared is None or model is None or not self.history:
+        prepared = self._prepared
+        if prepared is None or self.model is None or not self.history:
             return None
+        stack = prepared.stack
+        if isinstance(stack, ColourStack):
+            colour, sample = divmod(channel, stack.size("S"))
+            parts: list[NDArray[np.float32]] = []
+            for component in stack.components_of(colour):
+                part = yield from self._look(component, plane, frame, rows, columns)
+                parts.append(part[None])
+            means, _ = stack.restored(colour, plane, frame, parts, [], rows, columns)
+            image: NDArray[np.float32] = means[sample][0]
+            return image
+        return (yield from self._look(channel, plane, frame, rows, columns))
+
+    def _look(
+        self, channel: int, plane: int, frame: int, rows: slice, columns: slice
+    ) -> Generator[None, None, NDArray[np.float32]]:
+        """Denoise a part of one frame of one movie as it was prepared; see `preview_steps`."""
+        prepared, average, model = self._prepared, self._average, self.model
+        if prepared is None or model is None:
+            raise RuntimeError("there is no fit to look at")
         joint = model.config.channels > 1
         key = (0 if joint else channel, plane)
         movie, at = prepared.around(key, frame, rows, columns)
@@ -242,6 +264,7 @@ class FittedDenoiser(DenoiserState):
         """
         started = time.perf_counter()
         model = self._fitted(stack)
+        stack = self._seen(stack)
         memory = memory_budget(self.memory_limit)
         if self._is_at_hand(stack) and not exceeds(stack, memory):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
@@ -267,10 +290,15 @@ class FittedDenoiser(DenoiserState):
             turns=self.turns or self._turns,
             routes=self._routes,
         )
-        said = yield from relay(
-            denoise_stream(stream, output),
-            lambda done: Progress("denoise", done, time.perf_counter() - started),
-        )
+        with tempfile.TemporaryDirectory(
+            prefix=".stbn-colours-", dir=scratch, ignore_cleanup_errors=True
+        ) as folder:
+            if isinstance(stack, ColourStack):
+                output = ColourOutput(output, stack, Path(folder))
+            said = yield from relay(
+                denoise_stream(stream, output),
+                lambda done: Progress("denoise", done, time.perf_counter() - started),
+            )
         known.notes.extend(said)
         return known
 
@@ -280,6 +308,8 @@ class FittedDenoiser(DenoiserState):
         """Prepare a stack in memory and denoise it into an output."""
         prepared = yield from self._prepare(stack, model.config.channels > 1, started, model)
         precision, turns = self._layer_precision(model.config), self.turns or self._turns
+        if isinstance(stack, ColourStack):
+            output = ColourOutput(output, stack)
         yield from relay(
             denoise_prepared(model, prepared, output, precision, turns),
             lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),

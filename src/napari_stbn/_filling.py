@@ -89,5 +89,6 @@ def read_filled(
 def said_of(stack: Stack, index: Index, defects: MovieDefects) -> list[str]:
     """Sentences about the defects of one movie of a stack."""
     channel, plane = index
-    where = "" if len(stack.indices()) == 1 else f"Channel {channel}, plane {plane}: "
+    name = stack.channel_name(channel)
+    where = "" if len(stack.indices()) == 1 else f"{name[0].upper()}{name[1:]}, plane {plane}: "
     return [where + sentence for sentence in defects.sentences()]

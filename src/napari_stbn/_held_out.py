@@ -46,7 +46,15 @@ class HeldOutScore:
         The same noisy pixels made both, so that the difference is known far better than either.
         Blocks, not pixels, are what is independent: errors of a network are smooth.
         """
-        difference = other.errors - self.errors
+        return self._difference(other.errors, self.errors)
+
+    def loss_above(self, other: HeldOutScore) -> tuple[float, float]:
+        """By how much the blind loss of a pixel is above another one [nats], and the error."""
+        return self._difference(self.losses, other.losses)
+
+    def _difference(self, these: Tensor, others: Tensor) -> tuple[float, float]:
+        """Mean over pixels of a difference that is known block by block, and the error of that."""
+        difference = these - others
         total = self.pixels.sum().clamp(min=1)
         mean = difference.sum() / total
         spread = (difference - mean * self.pixels).square().sum().sqrt() / total

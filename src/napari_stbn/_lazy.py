@@ -96,7 +96,8 @@ class MovieView:
         """What to call this movie in a sentence."""
         if len(self.stack.indices()) == 1:
             return self.stack.title
-        return f"{self.stack.title}, channel {self.channel}, plane {self.plane},"
+        channel = self.stack.channel_name(self.channel)
+        return f"{self.stack.title}, {channel}, plane {self.plane},"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -94,7 +94,7 @@ def _measure_channel(
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
         noise = best.best if correlation is None else even_noise(best)
         if best.note:
-            prepared.notes.append(f"Noise of channel {channel}: {best.note}")
+            prepared.notes.append(f"Noise of {stack.channel_name(channel)}: {best.note}")
     else:
         noise = choice
         if correlation is not None and noise is not None:
@@ -125,8 +125,8 @@ def _say_filter(prepared: PreparedStack, channel: int) -> None:
     correlation = prepared.correlation.get(channel)
     if correlation is not None:
         several = prepared.stack.n_channels > 1
-        note = correlation.note
-        prepared.notes.append(f"Channel {channel}: {note}" if several else note)
+        note, name = correlation.note, prepared.stack.channel_name(channel)
+        prepared.notes.append(f"{name[0].upper()}{name[1:]}: {note}" if several else note)
 
 
 def _make_white(

@@ -17,7 +17,8 @@ from torch import Tensor
 __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
 # 2: networks may be told of the noise; 3: a flow student may be there; 4: a network for the flow
-FORMAT_VERSION = 4
+# 5: colours may be denoised as components
+FORMAT_VERSION = 5
 _KEY = "napari_stbn"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ._colour_basis import ColourBasis
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
 from .flow import RouteChoice
@@ -20,7 +21,11 @@ from .stack import IntensityScaling
 
 __all__ = ["SavedModel"]
 
-_PLAIN, _WITH_STUDENT = 2, 3  # formats of files that versions before the newest one can read
+_PLAIN, _WITH_STUDENT, _WITH_FLOW_MODEL = (
+    2,
+    3,
+    4,
+)  # formats of files that versions before the newest one can read
 _STUDENT, _FLOW_MODEL = "student.", "flow_model."  # before the names of their weights
 _MOST_ROUNDS = 8
 
@@ -56,6 +61,8 @@ class SavedModel:
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     flow_model : STBN or None
         That predicts the frames which motion is found between; None for the model itself.
+    colours : tuple of ColourBasis
+        Of each channel, where noise and scaling are those of components of colour samples.
     """
 
     model: STBN
@@ -73,6 +80,7 @@ class SavedModel:
     turns: int = 1
     routes: dict[str, RouteChoice] = field(default_factory=dict)
     flow_model: STBN | None = None
+    colours: tuple[ColourBasis, ...] = ()
 
     def write(self, path: Path, *, overwrite: bool) -> Path:
         """Write to a file, whole or not at all; errors are those of `write_model_file`."""
@@ -87,6 +95,7 @@ class SavedModel:
             "flow_model": _described(self.flow_model),
             "turns": self.turns,
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
+            "colours": [basis.to_dict() for basis in self.colours],
             "seed": self.seed,
             "steps": self.steps,
             "precision": self.precision,
@@ -108,8 +117,10 @@ class SavedModel:
     @property
     def _format(self) -> int:
         """The oldest format that can hold it."""
-        if self.flow_model is not None:
+        if self.colours:
             return FORMAT_VERSION
+        if self.flow_model is not None:
+            return _WITH_FLOW_MODEL
         return _PLAIN if self.student is None else _WITH_STUDENT
 
     @classmethod
@@ -166,6 +177,7 @@ class SavedModel:
                     for digest, choice in header.get("routes", {}).items()
                 },
                 flow_model=flow_model,
+                colours=tuple(map(ColourBasis.from_dict, header.get("colours", []))),
             )
         except (
             KeyError,

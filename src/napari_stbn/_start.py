@@ -9,7 +9,7 @@ from pathlib import Path
 from ._saved_model import SavedModel
 from .network import STBN, STBNConfig
 
-__all__ = ["WEIGHTS", "FirstModel", "first_model", "pretrained_model"]
+__all__ = ["WEIGHTS", "FirstModel", "channels_of", "first_model", "pretrained_model"]
 
 WEIGHTS = (Path(__file__).parent / "weights" / "small.stbn",)
 """Model files that come with the package, one for each size; see docs/warm_start.md."""
@@ -56,6 +56,16 @@ def pretrained_model(config: STBNConfig) -> STBN | None:
             if replace(model.config, noise_input=config.noise_input) == config:
                 return model
     return None
+
+
+def channels_of(start: str | PathLike[str]) -> int:
+    """Channels that a saved model denoises together; 1 of other starts and unreadable ones."""
+    if start in ("fresh", "pretrained"):
+        return 1
+    try:
+        return SavedModel.read(Path(start)).model.config.channels
+    except (OSError, ValueError):
+        return 1  # the fit says why
 
 
 def first_model(start: str | PathLike[str], config: STBNConfig, seed: int) -> FirstModel:

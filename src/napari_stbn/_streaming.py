@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -183,16 +184,24 @@ def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, lis
     notes: list[str] = []
     known = stream.known
     groups = movie_groups(known.stack, stream.joint)
-    for number, (key, members) in enumerate(groups.items()):
-        views = [MovieView(known.stack, channel, plane) for channel, plane in members]
-        units = [Units(known.noise[c], known.scaling[c]) for c, _ in members]
-        filters = [known.correlation.get(c) for c, _ in members]
-        movie = LazyMovie(views, units, stream.memory // _CACHE_SHARE, filters)
-        yield from relay(
-            _denoise_movie(stream, key, movie, output),
-            partial(_share, number, len(groups)),
-        )
-        notes += movie.notes
+    with ExitStack() as flows:
+        found: dict[Index, FlowScratch] = {}
+        for number, (key, members) in enumerate(groups.items()):
+            views = [MovieView(known.stack, channel, plane) for channel, plane in members]
+            units = [Units(known.noise[c], known.scaling[c]) for c, _ in members]
+            filters = [known.correlation.get(c) for c, _ in members]
+            movie = LazyMovie(views, units, stream.memory // _CACHE_SHARE, filters)
+            leader = known.stack.leader(key[0]), key[1]
+            follows = leader in found
+            if not follows:
+                found[leader] = flows.enter_context(stream.flow_scratch(movie))
+            yield from relay(
+                _denoise_movie(stream, key, movie, output, found[leader], follows=follows),
+                partial(_share, number, len(groups)),
+            )
+            if all(known.stack.leader(c) == c for c, _ in groups):
+                found.pop(leader).close()  # no other movie goes along it
+            notes += movie.notes
     return notes
 
 
@@ -202,9 +211,18 @@ def _share(number: int, count: int, done: float) -> float:
 
 
 def _denoise_movie(
-    stream: Stream, key: Index, movie: LazyMovie, output: Output
+    stream: Stream,
+    key: Index,
+    movie: LazyMovie,
+    output: Output,
+    flow: FlowScratch,
+    *,
+    follows: bool,
 ) -> Generator[float, None, None]:
-    """Scan, estimate motion, denoise; yields the part that is done."""
+    """Scan, estimate motion, denoise; yields the part that is done.
+
+    The flow goes where it is kept, or is there already where this movie follows another one.
+    """
     first = _FIRST if stream.refined else 0.0
     parts = np.cumsum([0.0, _SCAN, first + _FLOW, _DENOISE])
     parts /= parts[-1]
@@ -213,17 +231,18 @@ def _denoise_movie(
         return float(parts[part] + (parts[part + 1] - parts[part]) * done)
 
     yield from relay(movie.scan(), partial(share, 0))
-    with stream.flow_scratch(movie) as flow:
-        method = _method(stream, movie)
-        if method != "none" or stream.refined:
-            yield from relay(_find_flow(stream, key, movie, flow, method), partial(share, 1))
-        if method != "none":
-            movie.follow(flow)
-        for piece in _windows(stream, movie, PATCH_ORIGINS, stream.turns):
-            if isinstance(piece, DenoisedWindow):
-                hand_out(stream.known, key, movie, piece, output)
-            else:
-                yield share(2, piece)
+    method = "none" if follows else _method(stream, movie)
+    if not follows and (method != "none" or stream.refined):
+        yield from relay(_find_flow(stream, key, movie, flow, method), partial(share, 1))
+    if method != "none" or (follows and len(flow)):
+        movie.follow(flow)
+    if follows and stream.refined:
+        yield from relay(_find_wrong(stream, movie), partial(share, 1))
+    for piece in _windows(stream, movie, PATCH_ORIGINS, stream.turns):
+        if isinstance(piece, DenoisedWindow):
+            hand_out(stream.known, key, movie, piece, output)
+        else:
+            yield share(2, piece)
 
 
 def _method(stream: Stream, movie: LazyMovie) -> PairMethod:
@@ -284,6 +303,23 @@ def _find_flow(
         if not choice.again:
             for pair in range(len(first)):
                 flow.append(*(first.read(pair, way).numpy() for way in (0, 1)))
+    _take_out(movie, wrong)
+
+
+def _find_wrong(stream: Stream, movie: LazyMovie) -> Generator[float, None, None]:
+    """Find wrong pixels by a first prediction along the flow that is there, and take them out."""
+    wrong = WrongPixels(movie.filters)
+    first = replace(stream, model=stream.flow_model or stream.model)
+    for piece in _windows(first, movie, PATCH_ORIGINS[:1]):
+        if isinstance(piece, DenoisedWindow):
+            wrong.add(piece, movie.intensities[piece.start : piece.start + len(piece.mean)])
+        else:
+            yield piece
+    _take_out(movie, wrong)
+
+
+def _take_out(movie: LazyMovie, wrong: WrongPixels) -> None:
+    """Take wrong pixels out of what is read from now on, and say so if they are many."""
     if wrong.count:
         movie.take_out(wrong)
         if note := wrong_pixels_note(wrong.count, math.prod(movie.shape) * len(movie.units)):

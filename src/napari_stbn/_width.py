@@ -13,7 +13,8 @@ Some of the change is noise that the fit learnt by heart, and counts against it;
 where the fit was followed as far as it gains (`napari_stbn._settling`). The held-out blocks measure
 the gain too, but not surely. Both are weighed by their uncertainty. So the head's last layer is set
 such that each pixel's width is that which the start gave it, times the square root of ``1 - gain /
-error before``, as nearly as its features allow.
+error before``, as nearly as its features allow. Unless the held-out blocks say for sure that the
+fit's own width explains them better: then the movie is one that the start knew nothing of.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._fit_path import FitPath
-from ._held_out import Start
+from ._held_out import Start, score_priors
 from .clips import Clip
 from .network import STBN
 from .prior import Units, prior_mean
@@ -33,6 +35,7 @@ __all__ = ["compared", "keep_width", "looked_at"]
 
 _LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
 _GAINED = 0.85, 0.2  # of the change, and how surely, before anything is measured
+_SURE = 2.0  # standard errors by which the fit's own width has to be better
 _RIDGE = 1e-4  # of the mean square of the features, towards the weights that were learnt
 
 
@@ -63,7 +66,8 @@ def keep_width(
     -------
     float or None
         Variance after the fit over that before it; None where nothing was changed: no noise model,
-        channels that share a covariance, or a start so far off that its width says nothing.
+        channels that share a covariance, or a start so far off that its width says nothing or
+        explains the clips worse than that of the fit.
     """
     changed, before_it = compared(model, before, [prior for prior, _ in after], clips)
     if before_it is None:
@@ -74,8 +78,21 @@ def keep_width(
     target = torch.cat([b[:, :, 1].flatten() for b in before]) * share**0.5
     features = torch.cat([a[1] for a in after])
     weight = model.last.weight
-    weight[1] = _readout(features, _before_softplus(target), weight[1])
+    readout = _readout(features, _before_softplus(target), weight[1])
+    derived = [_with_width(prior, F.softplus(seen @ readout.flatten())) for prior, seen in after]
+    own = score_priors((prior for prior, _ in after), clips)
+    above, error = score_priors(derived, clips).loss_above(own)
+    if above > _SURE * error:
+        return None
+    weight[1] = readout
     return share
+
+
+def _with_width(prior: Tensor, width: Tensor) -> Tensor:
+    """A prior (1, T, K, H, W) of one channel with another width, a value a pixel."""
+    changed = prior.clone()
+    changed[:, :, 1] = width.view_as(changed[:, :, 1])
+    return changed
 
 
 def _gain(changed: float, start: Start) -> float:

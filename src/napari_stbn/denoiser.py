@@ -62,8 +62,9 @@ class Denoiser(FittedDenoiser):
     flow : {"dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
         How motion is estimated, by default "dis".
     channels : {"auto", "separate", "joint"}, default "auto"
-        Denoise channels one by one with one network, or together with a full covariance; "auto"
-        takes colour samples (S) together.
+        Denoise channels one by one with one network, or together with a full covariance. "auto"
+        takes colour samples (S) apart into brightness and colour differences, one by one, along one
+        motion; together where the preset is "paper".
     network : STBNConfig, optional
         Overrides the preset's.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
@@ -170,8 +171,9 @@ class Denoiser(FittedDenoiser):
             After each movie's noise, each pair's flow, each step.
         """
         started = time.perf_counter()
-        stack = as_stack(data, axes)
-        joint = self._joint(stack)
+        given = as_stack(data, axes)
+        joint, self.colours = self._joint(given), self._measured_colours(given)
+        stack = self._seen(given)
         first = self._first_model(stack.n_channels if joint else 1)
         config = first.model.config
         plan = training or PRESETS[self.preset].training

@@ -152,6 +152,8 @@ def blind_spot_leak(
         raise ValueError(
             f"the leak is measured on one channel, this model takes {model.config.channels}"
         )
+    if denoiser.colours:
+        raise ValueError("the leak is measured on one channel, this model takes colours")
     stack = Stack(movie, "TYX")
     stack.check()
     noise = denoiser.channel_noise.get(channel)

@@ -153,6 +153,11 @@ def export_bioimageio(
     denoiser = model if isinstance(model, Denoiser) else Denoiser.load(model, device="cpu")
     if denoiser.model is None:
         raise ValueError("there is no model to export: call fit() first")
+    if denoiser.colours:
+        raise ValueError(
+            "this model denoises colours as brightness and differences, which the format cannot "
+            'express; fit one with channels="separate" or "joint"'
+        )
     config = denoiser.model.config
     channels = range(config.channels) if config.channels > 1 else (channel,)
     if not set(channels) <= set(denoiser.channel_noise):

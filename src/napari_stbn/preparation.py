@@ -153,10 +153,15 @@ def prepare_stack(
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = read_filled(prepared, members)
         units = [Units(prepared.noise[c], prepared.scaling[c]) for c, _ in members]
-        both, choice = yield from relay(
-            measured_flow(image_of_channels(filled, units), flow),
-            partial(share, "flow", number, len(groups)),
-        )
+        leader = prepared.movies.get((stack.leader(key[0]), key[1]))
+        choice = None
+        if leader is not None:
+            both = Flow(leader.flow_to_previous.numpy(), leader.flow_to_next.numpy())
+        else:
+            both, choice = yield from relay(
+                measured_flow(image_of_channels(filled, units), flow),
+                partial(share, "flow", number, len(groups)),
+            )
         if choice is not None:
             prepared.choices[key] = choice
         models = [prepared.noise[c] for c, _ in members]

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._colour_noise import channel_correlation, channel_noise
+from ._colour_stack import ColourStack
 from ._wrong_pixels import wrong_pixels_note
 from .correlation import NoiseCorrelation
 from .preparation import KnownNoise, PreparedStack
@@ -112,16 +114,22 @@ def gather_flow(
     out = []
     for name in ("flow_to_previous", "flow_to_next"):
         flows = {key: getattr(movie, name).numpy() for key, movie in prepared.movies.items()}
-        if len(flows) == 1:
-            out.append(next(iter(flows.values())))
+        leaders = _movers(prepared)
+        if len(leaders) * prepared.stack.n_planes == 1:
+            out.append(flows[leaders[0], 0])
             continue
-        channels = sorted({c for c, _ in flows})
-        out.append(
-            np.stack(
-                [np.stack([flows[c, z] for z in range(prepared.stack.n_planes)]) for c in channels]
-            )
-        )
+        planes = range(prepared.stack.n_planes)
+        out.append(np.stack([np.stack([flows[c, z] for z in planes]) for c in leaders]))
     return out[0], out[1]
+
+
+def _movers(prepared: PreparedStack) -> list[int]:
+    """Whose motion each channel of the user's stack has; one of them where all have the same."""
+    stack, channels = prepared.stack, sorted({key[0] for key in prepared.movies})
+    if not isinstance(stack, ColourStack):
+        return channels
+    leaders = list(dict.fromkeys(stack.leader(c) for c in channels))
+    return leaders if len(leaders) == 1 else [c for c in leaders for _ in range(stack.size("S"))]
 
 
 def versions() -> dict[str, str]:
@@ -137,15 +145,13 @@ def versions() -> dict[str, str]:
 
 def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
     """What is known about the input, in plain values."""
-    stack = prepared.stack
+    stack, noise, shared = prepared.stack, channel_noise(prepared), channel_correlation(prepared)
     return {
         "axes": stack.axes,
         "axes_guess": stack.guess,
         "shape": list(stack.shape),
-        "noise": {c: None if n is None else n.to_dict() for c, n in prepared.pixel_noise().items()},
-        "correlation": {
-            c: None if n is None else n.to_dict() for c, n in prepared.correlation.items()
-        },
+        "noise": {c: None if n is None else n.to_dict() for c, n in noise.items()},
+        "correlation": {c: None if n is None else n.to_dict() for c, n in shared.items()},
         "flow_choice": {
             ",".join(map(str, key)): choice.to_dict() for key, choice in prepared.choices.items()
         },

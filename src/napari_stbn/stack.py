@@ -200,6 +200,14 @@ class Stack:
         """How a sentence about this stack begins: its name in quotes, or ``This layer``."""
         return f'"{self.name}"' if self.name else "This layer"
 
+    def channel_name(self, channel: int) -> str:
+        """What to call a channel in a sentence."""
+        return f"channel {channel}"
+
+    def leader(self, channel: int) -> int:
+        """The channel whose motion this one shares: itself."""
+        return channel
+
     def indices(self) -> list[tuple[int, int]]:
         """All movies of the stack as (channel, plane), channels first."""
         return [(c, z) for c in range(self.n_channels) for z in range(self.n_planes)]

@@ -96,9 +96,9 @@ def test_any_memory_and_the_input_is_never_written_to(noisy: Array, layout: str)
     np.testing.assert_array_equal(data, noisy)
 
 
-def test_colour_samples_are_denoised_together_with_a_full_covariance(noisy: Array) -> None:
+def test_colour_samples_are_denoised_together_where_asked(noisy: Array) -> None:
     data = np.stack([noisy, noisy // 2 + 40, noisy + 3], -1)
-    denoiser = tiny().fit(data, axes="TYXS", training=FEW)
+    denoiser = tiny(channels="joint").fit(data, axes="TYXS", training=FEW)
     assert denoiser.model is not None
     assert denoiser.model.config.channels == 3
     assert denoiser.model.config.outputs == 9

@@ -90,8 +90,10 @@ def test_a_fit_goes_on_from_a_saved_model(tmp_path: Path) -> None:
 def test_a_start_that_does_not_fit_is_said(tmp_path: Path) -> None:
     path = denoiser().fit(MOVIE, max_steps=1).save(tmp_path / "grey.stbn")
     colour = Stack(simulate((4, 24, 24), seed=3).noisy[..., None].repeat(3, -1), "TYXS")
+    together = denoiser(path)
+    together.channels = "joint"
     with pytest.raises(ValueError, match=r"3 channel.* cannot start from grey\.stbn"):
-        denoiser(path).fit(colour, max_steps=1)
+        together.fit(colour, max_steps=1)
     with pytest.raises(FileNotFoundError, match=r"absent\.stbn"):
         denoiser(tmp_path / "absent.stbn").fit(MOVIE, max_steps=1)
 

@@ -12,7 +12,15 @@ import pytest
 import torch
 import zarr
 
-from napari_stbn import Stack, _denoiser_use, _inference_plan, _segments, read, simulate
+from napari_stbn import (
+    PoissonGaussianNoise,
+    Stack,
+    _denoiser_use,
+    _inference_plan,
+    _segments,
+    read,
+    simulate,
+)
 from napari_stbn._flow_scratch import FlowScratch
 from napari_stbn._generators import last
 from napari_stbn._lazy import LazyPart, MovieView
@@ -46,6 +54,19 @@ def _small_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_inference_plan, "_SCRATCH", 0)
 
 
+def of_one_thing() -> Array:
+    """Colours that differ in strength and noise, of which the last hardly has anything."""
+    made = simulate((16, 32, 28), photons=200, seed=7)
+    camera = PoissonGaussianNoise(made.gain, made.offset, made.read_noise)
+    clean = np.stack(
+        [made.offset + part * (made.clean - made.offset) for part in (0.9, 0.5, 0)], -1
+    )
+    noisy = camera.simulate(clean, np.random.default_rng(0))
+    noisy[..., 2] = 7.0
+    noisy[5, 3, 4] = np.nan
+    return noisy
+
+
 STACKS: dict[str, Stack] = {
     "spoilt": Stack(spoilt(), "TYX", name="spoilt"),
     "channels and planes": Stack(
@@ -55,6 +76,7 @@ STACKS: dict[str, Stack] = {
     "colours": Stack(
         np.stack([simulate((16, 32, 28), seed=c).noisy for c in range(3)], -1), "TYXS"
     ),
+    "colours of one thing": Stack(of_one_thing(), "TYXS"),
     "columns before time": Stack(simulate((20, 32, 28), seed=4).noisy.transpose(2, 0, 1), "XTY"),
 }
 
@@ -77,6 +99,7 @@ def twin(fitted: Denoiser, path: Path, memory: float) -> Denoiser:
         *(("spoilt", ending) for ending in (".ome.zarr", ".tif", ".ome.tif", ".npy")),
         *(("channels and planes", ending) for ending in (".ome.zarr", ".tif")),
         *(("colours", ending) for ending in (".ome.zarr", ".tif")),
+        *(("colours of one thing", ending) for ending in (".ome.zarr", ".npy")),
         *(("columns before time", ending) for ending in (".ome.tif", ".npy")),
     ],
 )
@@ -105,9 +128,12 @@ def test_a_streamed_result_is_that_of_the_whole(tmp_path: Path, which: str, endi
     )
 
 
-def test_motion_is_refined_in_a_stream_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("colours", [False, True])
+def test_motion_is_refined_in_a_stream_too(tmp_path: Path, colours: bool) -> None:
     """Flow in whole pixels on disk aligns as the flow itself does."""
     stack = Stack(simulate((20, 48, 48), seed=2).noisy, "TYX")
+    if colours:
+        stack = Stack(np.stack([np.asarray(stack.array) / part for part in (1, 2)], -1), "TYXS")
     first = tiny().fit(stack, training=FEW).save(tmp_path / "first.stbn")
     fitted = tiny(start=first).fit(stack, training=FEW)
     whole = fitted.denoise(stack)

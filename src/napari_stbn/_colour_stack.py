@@ -1,0 +1,248 @@
+"""Colours seen as brightness and colour differences: each of them is denoised as one movie.
+
+The samples of a pixel show nearly the same scene, each with noise of its own. An orthonormal change
+of basis gathers what they share in one component, with the light of all of them against the noise
+of one, and leaves little but noise in the others. White noise stays white, so that each component
+is a movie as any other, and weights that were learnt on single channels serve for colours too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._colour_basis import ColourBasis, stabilized
+from ._stack_inference import Output
+from ._unbiased import UnbiasedInverse
+from .stack import Stack
+
+__all__ = ["ColourOutput", "ColourStack"]
+
+Frames = NDArray[np.float32]
+
+
+class ColourStack(Stack):
+    """A stack with colour samples, whose channels are their components.
+
+    Parameters
+    ----------
+    stack : Stack
+        With an axis S.
+    bases : sequence of ColourBasis
+        One for each channel C.
+
+    Attributes
+    ----------
+    source : Stack
+    bases : tuple of ColourBasis
+    components : list of (channel, component)
+        What each channel of this stack is.
+    """
+
+    source: Stack
+    bases: tuple[ColourBasis, ...]
+    components: list[tuple[int, int]]
+    _back: list[list[UnbiasedInverse | None]]
+
+    def __init__(self, stack: Stack, bases: Sequence[ColourBasis]) -> None:
+        if len(bases) != stack.size("C") or any(len(b.rows) != stack.size("S") for b in bases):
+            raise ValueError(
+                f"there are bases for {len(bases)} channels of {len(bases[0].rows)} colours, "
+                f"this stack has {stack.size('C')} of {stack.size('S')}"
+            )
+        values = {
+            **{name: getattr(stack, name) for name in Stack.__dataclass_fields__},
+            "source": stack,
+            "bases": tuple(bases),
+            "components": [(c, k) for c, basis in enumerate(bases) for k in basis.kept],
+            "_back": [
+                [
+                    None if law is None else UnbiasedInverse(law, limits)
+                    for law, limits in zip(basis.laws, basis.limits, strict=True)
+                ]
+                for basis in bases
+            ],
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of components, whatever the samples are."""
+        return np.dtype(np.float32)
+
+    @property
+    def n_channels(self) -> int:
+        """Components that are denoised, of all channels."""
+        return len(self.components)
+
+    def channel_name(self, channel: int) -> str:
+        """What a component shows."""
+        colour, component = self.components[channel]
+        basis = self.bases[colour]
+        if np.array_equal(basis.matrix, np.eye(len(basis.rows))):
+            word = f"colour {component}"
+        else:
+            word = "brightness" if component == 0 else f"colour difference {component}"
+        return f"channel {colour}, {word}" if len(self.bases) > 1 else word
+
+    def components_of(self, colour: int) -> list[int]:
+        """Channels of this stack that are components of one of the source's."""
+        return [n for n, (c, _) in enumerate(self.components) if c == colour]
+
+    def leader(self, channel: int) -> int:
+        """The brightest component of the same channel: what moves, moves in all of them."""
+        return self.components_of(self.components[channel][0])[0]
+
+    def movie(
+        self,
+        channel: int = 0,
+        plane: int = 0,
+        *,
+        frames: slice | None = None,
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> NDArray[Any]:
+        """One component (T, Y, X), float32 [user's units]; see `Stack.movie`."""
+        colour, component = self.components[channel]
+        samples = self.samples(colour, plane, frames, rows, columns)
+        return _mixed(self.bases[colour].matrix[component], samples)
+
+    def samples(
+        self,
+        colour: int,
+        plane: int,
+        frames: slice | None = None,
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> Frames:
+        """All samples (S, T, Y, X) of a channel, read at once, with even noise."""
+        index = self.source.index(colour * self.size("S"), plane, T=frames, Y=rows, X=columns)
+        every = [slice(None) if a == "S" else i for a, i in zip(self.axes, index, strict=True)]
+        read = np.asarray(self.array[tuple(every)])
+        kept = [a for a, i in zip(self.axes, every, strict=True) if isinstance(i, slice)]
+        samples = read.transpose([kept.index(a) for a in "STYX"]).astype(np.float32)
+        for sample, law in zip(samples, self.bases[colour].laws, strict=True):
+            sample[:] = stabilized(sample, law)
+        return samples
+
+    def restored(
+        self,
+        colour: int,
+        plane: int,
+        start: int,
+        means: Sequence[Frames],
+        stds: Sequence[Frames],
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> tuple[list[Frames], list[Frames]]:
+        """Samples of some frames from their components.
+
+        Parameters
+        ----------
+        colour, plane, start : int
+            Channel, plane and first frame.
+        means, stds : sequence of ndarray, shape (T', Y, X) [user's units]
+            Of the components that are kept; no `stds` without uncertainty.
+        rows, columns : slice, optional
+            The part of the frames that this is.
+
+        Returns
+        -------
+        means, stds : list of S ndarrays, shape (T', Y, X), float32 [user's units]
+            Errors of the components are taken as independent.
+        """
+        basis = self.bases[colour]
+        matrix, parts = basis.matrix, dict(zip(basis.kept, means, strict=True))
+        if len(parts) < len(matrix):
+            frames = slice(start, start + len(means[0]))
+            raw = self.samples(colour, plane, frames, rows, columns)
+            for k in set(range(len(matrix))) - parts.keys():
+                still = _mixed(matrix[k], raw)
+                parts[k] = np.where(np.isfinite(still), still, np.float32(basis.levels[k]))
+        whole = [parts[k] for k in range(len(matrix))]
+        samples = range(len(matrix))
+        squares, kept = [std * std for std in stds], list(basis.kept)
+        clean, spread = [], []
+        for s, back in zip(samples, self._back[colour], strict=True):
+            mean = _mixed(matrix[:, s], whole)
+            std = np.sqrt(_mixed(matrix[kept, s] ** 2, squares)) if squares else None
+            if back is not None:
+                mean, std = back(mean, std)
+            clean.append(mean)
+            if std is not None:
+                spread.append(std)
+        return clean, spread
+
+
+class ColourOutput:
+    """Takes components as they are denoised, and hands the samples to another output.
+
+    Parameters
+    ----------
+    output : Output
+        Gets the samples, as soon as all components of some frames are there.
+    stack : ColourStack
+    folder : Path, optional
+        Where components wait for the last one of their channel; in memory when None.
+    """
+
+    def __init__(self, output: Output, stack: ColourStack, folder: Path | None = None) -> None:
+        self._output, self._stack, self._folder = output, stack, folder
+        self._waiting: dict[tuple[int, int, str], Frames] = {}
+
+    def __call__(
+        self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
+    ) -> None:
+        """Take frames (T', Y, X) from `start` on of one component."""
+        colour = self._stack.components[channel][0]
+        own = self._stack.components_of(colour)
+        stop, parts = start + len(mean), {"mean": mean} | ({} if std is None else {"std": std})
+        for word, frames in parts.items():
+            if channel != own[-1]:
+                self._room(channel, plane, word)[start:stop] = frames
+        if channel != own[-1]:
+            return
+        means, stds = (
+            [*(self._waiting[n, plane, word][start:stop] for n in own[:-1]), parts[word]]
+            if word in parts
+            else []
+            for word in ("mean", "std")
+        )
+        means, stds = self._stack.restored(colour, plane, start, means, stds)
+        samples = self._stack.size("S")
+        for s, frames in enumerate(means):
+            spread = stds[s] if stds else None
+            self._output(colour * samples + s, plane, start, frames, spread)
+        if stop == self._stack.n_frames:  # frames come in order
+            for n in own[:-1]:
+                for word in parts:
+                    del self._waiting[n, plane, word]
+
+    def _room(self, channel: int, plane: int, word: str) -> Frames:
+        """Room for all frames of a component."""
+        key = channel, plane, word
+        if key not in self._waiting:
+            shape = (self._stack.n_frames, *self._stack.frame_shape)
+            if self._folder is None:
+                self._waiting[key] = np.empty(shape, np.float32)
+            else:
+                file = self._folder / f"{word}_{channel}_{plane}.raw"
+                self._waiting[key] = np.memmap(file, np.float32, "w+", shape=shape)
+        return self._waiting[key]
+
+
+def _mixed(weights: NDArray[np.float64], parts: Sequence[Frames] | Frames) -> Frames:
+    """Weighted sum; pixel by pixel the same, wherever they lie.
+
+    What has no weight may hold anything.
+    """
+    total: Frames = np.zeros_like(parts[0])
+    for weight, part in zip(weights, parts, strict=True):
+        if weight != 0:
+            total += np.float32(weight) * part
+    return total
