@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from _baselines import unbiased_inverse
-from napari_stbn import PoissonGaussianNoise
+from napari_stbn import GaussianNoise, PoissonGaussianNoise
 
 _EPOCHS = 100_000  # never reached: time ends a training
 _STEPS = 20  # of an epoch, after which its time is looked at
@@ -26,13 +26,13 @@ __all__ = ["Peer", "peers"]
 
 
 def peers(
-    noise: PoissonGaussianNoise, threads: int, seconds: float | None = None
+    noise: PoissonGaussianNoise | GaussianNoise, threads: int, seconds: float | None = None
 ) -> dict[str, Peer]:
     """Name and call of every peer that is installed.
 
     Parameters
     ----------
-    noise : PoissonGaussianNoise
+    noise : PoissonGaussianNoise or GaussianNoise
         What those that take a noise model are told.
     threads : int
     seconds : float, optional
@@ -61,9 +61,8 @@ def peers(
         bm4d = importlib.import_module("bm4d").bm4d
 
         def stabilised(movie: NDArray[np.float64]) -> NDArray[Any]:
-            if noise.gain <= 0:  # no shot noise: one variance everywhere
-                sigma = float(np.sqrt(noise.variance(np.zeros(1)))[0])
-                return np.asarray(bm4d(movie, sigma))
+            if isinstance(noise, GaussianNoise):
+                return np.asarray(bm4d(movie, noise.sigma))
             brightest = (float(movie.max()) - noise.offset) / noise.gain
             photons, expected = unbiased_inverse(noise, max(1.0, 1.5 * brightest))
             flat = bm4d(np.asarray(noise.stabilize(movie)), 1.0)

@@ -6,7 +6,9 @@ a neighbour before any method sees the movie, and predictions are scored on what
 the same test for every method, whose expectation is the true error plus that of the noise. It
 punishes a method for what it believes of the pixel itself, the more the less noise a movie has.
 ``--added 10`` takes real movies for the truth instead, with light and noise of a camera of ours: so
-many photons at their brightest.
+many photons at their brightest. ``--natural FOLDER`` takes the video clips of a folder (a folder of
+frames each, in colour), with Gaussian noise as in the paper. Peers, which know one channel, denoise
+the orthonormal opponent colours of such a clip one by one, which suits them best.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.io import imread
 
 import napari_stbn as stbn
 from _common import (
@@ -33,7 +36,7 @@ from _common import (
     use_threads,
     write_results,
 )
-from _peers import peers
+from _peers import Peer, peers
 from napari_stbn.noise import estimate_noise
 from napari_stbn.samples import KINDS
 
@@ -43,6 +46,7 @@ PHOTONS = (5.0, 20.0, 80.0)
 HELD_OUT = 0.02
 _WIDTHS = [(t, s) for t in (0.0, 0.5, 0.8, 1.2, 2.0) for s in (0.5, 0.8, 1.1, 1.6)]
 GAUSSIAN = "Gaussian, best width"
+_OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ class Movie:
     Attributes
     ----------
     name : str
-    noisy : ndarray, shape (T, Y, X)
+    noisy : ndarray, shape (T, Y, X), or (T, Y, X, 3) of a clip in colour
         What every method gets.
-    noise : PoissonGaussianNoise
+    noise : PoissonGaussianNoise or GaussianNoise
         What those that take one are told: the true one, or ours of a real movie.
     score : callable
         Of a denoised movie; higher is better [dB].
@@ -63,7 +67,7 @@ class Movie:
 
     name: str
     noisy: NDArray[np.float32]
-    noise: stbn.PoissonGaussianNoise
+    noise: stbn.PoissonGaussianNoise | stbn.GaussianNoise
     score: Callable[[NDArray[Any]], float]
     truth: Truth | None
 
@@ -106,6 +110,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--added", type=float, nargs="*", default=[], help="real movies with noise added: photons"
     )
+    parser.add_argument("--natural", type=Path, help="folder of clips, a folder of frames each")
+    parser.add_argument("--clips", nargs="*", help="of these; all when left out")
+    parser.add_argument("--sigma", type=float, default=30.0, help="their noise, of 255")
     parser.add_argument("--side", type=int, default=128, help="real movies are cropped to this")
     parser.add_argument("--frames", type=int, default=32, help="and to so many frames")
     parser.add_argument("--start", default="pretrained")
@@ -143,6 +150,9 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
             yield _real(path, options)
         for photons in options.added:
             yield _with_noise(path, photons, options)
+    for path in sorted(options.natural.iterdir()) if options.natural is not None else ():
+        if options.clips is None or path.name in options.clips:
+            yield _natural(path, options)
 
 
 def _real(path: Path, options: argparse.Namespace) -> Movie:
@@ -179,6 +189,26 @@ def _with_noise(path: Path, photons: float, options: argparse.Namespace) -> Movi
     return Movie(f"{path.stem}, {photons:g} photons", noisy, camera, truth.psnr, truth)
 
 
+def _natural(path: Path, options: argparse.Namespace) -> Movie:
+    """The middle of the first frames of a clip in colour, with Gaussian noise, not rounded."""
+    files = sorted(path.iterdir())[: options.frames]
+    clean = np.stack([_middle(imread(file).astype(np.float32), options.side) for file in files])
+    noise = stbn.GaussianNoise(options.sigma)
+    noisy = noise.simulate(clean, np.random.default_rng(2)).astype(np.float32)
+
+    def score(denoised: NDArray[Any]) -> float:
+        error = np.clip(denoised, 0, 255).astype(np.float64) - clean
+        return float(np.mean(10 * np.log10(255**2 / np.mean(error**2, axis=(1, 2, 3)))))
+
+    return Movie(f"{path.name}, sigma {options.sigma:g}", noisy, noise, score, None)
+
+
+def _middle(frame: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The middle of a frame (Y, X, 3)."""
+    top, left = (max(0, (length - side) // 2) for length in frame.shape[:2])
+    return frame[top : top + side, left : left + side]
+
+
 def _crop(path: Path, options: argparse.Namespace) -> NDArray[np.float32]:
     """The middle of the first frames of a real movie."""
     measured = _first_movie(path)[: options.frames].astype(np.float32)
@@ -210,23 +240,32 @@ def _denoised(
 ) -> Iterator[tuple[str, NDArray[Any], float]]:
     """Name, result and seconds of every method."""
     if not options.ours_only:
-        smoothed = [ndimage.gaussian_filter(movie.noisy, (t, s, s)) for t, s in _WIDTHS]
+        rest = (0.0,) * (movie.noisy.ndim - 3)
+        smoothed = [ndimage.gaussian_filter(movie.noisy, (t, s, s, *rest)) for t, s in _WIDTHS]
         yield GAUSSIAN, max(smoothed, key=movie.score), 0.0
         learning = max(options.seconds) if options.learners else None
         for name, denoise in peers(movie.noise, options.threads, learning).items():
             started = time.perf_counter()
             try:
-                result = denoise(movie.noisy.astype(np.float64))
+                result = _in_parts(denoise, movie.noisy.astype(np.float64))
             except ValueError as error:
                 print(f"{movie.name}: {name} refused it: {error}", flush=True)
                 continue
             yield name, result, time.perf_counter() - started
-    stack = stbn.Stack(movie.noisy, axes="TYX")
+    stack = stbn.Stack(movie.noisy, axes="TYXS"[: movie.noisy.ndim])
     for seconds in options.seconds:
         started = time.perf_counter()
         denoiser = stbn.Denoiser(options.preset, device="cpu", seed=0, start=options.start)
         result = denoiser.fit(stack, time_budget=seconds).denoise(stack).denoised
         yield f"napari-stbn, {seconds:g} s", result, time.perf_counter() - started
+
+
+def _in_parts(denoise: Peer, noisy: NDArray[np.float64]) -> NDArray[Any]:
+    """A movie denoised by a peer; one in colour as its opponent colours, one by one."""
+    if noisy.ndim == 3:
+        return denoise(noisy)
+    parts = np.moveaxis(noisy @ _OPPONENT.T, -1, 0)
+    return np.stack([denoise(np.ascontiguousarray(part)) for part in parts], -1) @ _OPPONENT
 
 
 def _tables(rows: list[Row]) -> list[str]:

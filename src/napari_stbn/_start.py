@@ -11,7 +11,8 @@ from .network import STBN, STBNConfig
 
 __all__ = ["WEIGHTS", "FirstModel", "channels_of", "first_model", "pretrained_model"]
 
-WEIGHTS = (Path(__file__).parent / "weights" / "small.stbn",)
+_FOLDER = Path(__file__).parent / "weights"
+WEIGHTS = (_FOLDER / "small.stbn", _FOLDER / "standard.stbn")
 """Model files that come with the package, one for each size; see docs/warm_start.md."""
 
 

@@ -26,6 +26,7 @@ from ._refinement import DENSE_METHODS
 from ._sampling import Sample
 from ._streaming import check_plan, exceeds, memory_budget
 from .estimates import check_training_memory
+from .network import STBNConfig
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
@@ -185,8 +186,8 @@ class Denoiser(FittedDenoiser):
         refines = first.warm and plan.refine != "never"
         budget = plan.time_budget if refines and plan.refine == "auto" else None
         if budget is not None and not dense:  # there is no motion to find, only wrong pixels
-            refines = math.prod(stack.shape) <= predictable_pixels(budget, self.device)
-        sample, plan = self._sample(stack, joint, memory, plan, budget if dense else None)
+            refines = math.prod(stack.shape) <= predictable_pixels(budget, self.device, config)
+        sample, plan = self._sample(stack, config, memory, plan, budget if dense else None)
         if exceeds(stack, memory):
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
@@ -288,7 +289,7 @@ class Denoiser(FittedDenoiser):
     def _sample(
         self,
         stack: Stack,
-        joint: bool,
+        network: STBNConfig,
         memory: int,
         plan: TrainingConfig,
         budget: float | None,
@@ -297,12 +298,12 @@ class Denoiser(FittedDenoiser):
 
         `budget` is the time of a fit [s] that has to find motion first.
         """
-        large, limit = exceeds(stack, memory), None
+        large, limit, joint = exceeds(stack, memory), None, network.channels > 1
         if plan.sampled_pixels is None and budget is not None:
             stack.check()
             pixels, channels = math.prod(stack.shape), 1 if joint else stack.n_channels
             judged = choice_pixels(pixels // (channels * stack.n_planes))
-            affordable = predictable_pixels(budget, self.device)
+            affordable = predictable_pixels(budget, self.device, network)
             if pixels + channels * stack.n_planes * judged > affordable:
                 limit = max(_LEAST_SAMPLE, affordable - channels * judged)
                 limit = limit if limit < pixels else None

@@ -14,9 +14,10 @@ from .training import TrainingConfig
 __all__ = ["PRESETS", "Preset", "PresetName", "choose_preset", "choose_turns",
            "predictable_pixels"]  # fmt: skip
 
-# Pixels that are predicted in a second along one flow: three quarters of what two cores of an AMD
-# EPYC do, and guessed for the others.
+# Pixels that are predicted in a second along one flow by a network of 16 channels: three quarters
+# of what two cores of an AMD EPYC do, and guessed for the others.
 _PREDICTED_PIXELS = {"cpu": 800_000, "mps": 3_000_000, "cuda": 20_000_000}
+_WIDTH, _GROWTH = 16, 1.4  # one of 32 channels takes 2.6 times as long
 _REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
 # Pixels for each second of the fit up to which results are averaged over turns. One core denoises
 # about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
@@ -51,9 +52,9 @@ class Preset:
 PRESETS: dict[PresetName, Preset] = {
     "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),
     "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
-    # A wider network would begin fresh, for want of learnt weights. A fresh fit ends below
-    # after 60 s what learnt weights give after 10 (docs/quality.md).
-    "best": Preset(STBNConfig(), TrainingConfig(time_budget=900, batch=4), turns=4),
+    "best": Preset(
+        STBNConfig(width=32, head_blocks=2), TrainingConfig(time_budget=900, batch=4), turns=4
+    ),
     "paper": Preset(
         STBNConfig.paper(1),
         TrainingConfig(
@@ -98,7 +99,7 @@ def choose_turns(preset: PresetName, pixels: int, seconds: float | None) -> int:
     return 4 if pixels <= _TURNED_PIXELS * budget else 1
 
 
-def predictable_pixels(seconds: float, device: torch.device) -> int:
+def predictable_pixels(seconds: float, device: torch.device, network: STBNConfig) -> int:
     """Pixels that a first prediction may go over in a fit of so many seconds: a fifth of its time.
 
     Parameters
@@ -106,6 +107,8 @@ def predictable_pixels(seconds: float, device: torch.device) -> int:
     seconds : float
         Time budget of the fit.
     device : torch.device
+    network : STBNConfig
+        That predicts.
 
     Returns
     -------
@@ -113,4 +116,5 @@ def predictable_pixels(seconds: float, device: torch.device) -> int:
         Not from a clock, so that the same run gives the same result again.
     """
     rate = _PREDICTED_PIXELS.get(device.type, _PREDICTED_PIXELS["cpu"])
+    rate *= (_WIDTH / network.width) ** _GROWTH
     return int(rate * _REFINEMENT_SHARE * seconds)

@@ -89,7 +89,11 @@ class RunSettings:
     ] = "pretrained"
     channels: Annotated[
         Literal["auto", "separate", "joint"],
-        {"label": "Channels", "tooltip": "denoise channels together?"},
+        {
+            "label": "Channels",
+            "tooltip": "auto: one by one, colours as brightness and differences; separate: colours "
+            "one by one too; joint: all together, from random weights",
+        },
     ] = "auto"
     seed: Annotated[
         int, {"label": "Seed", "min": 0, "tooltip": "repeats a CPU run of given steps exactly"}

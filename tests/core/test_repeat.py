@@ -180,7 +180,10 @@ def test_a_large_movie_and_a_short_budget_learn_from_parts_and_are_repeated() ->
 
 def test_whether_parts_are_enough_is_no_matter_of_the_clock() -> None:
     device = torch.device("cpu")
-    assert predictable_pixels(60, device) == 2 * predictable_pixels(30, device) > 2**22
+    narrow, wide = STBNConfig(), STBNConfig(width=32)
+    half = predictable_pixels(30, device, narrow)
+    assert predictable_pixels(60, device, narrow) == 2 * half > 2**22
+    assert predictable_pixels(30, device, wide) < half / 2
     small = simulate((4, 32, 32), seed=0).noisy
     fitted = Denoiser("preview", device="cpu").fit(small, axes="TYX", time_budget=1.0)
     assert fitted.denoise(small, axes="TYX").report["sampled_pixels"] == 0

@@ -124,16 +124,19 @@ shipped = pytest.mark.skipif(not WEIGHTS[0].exists(), reason="this build has no 
 @shipped
 def test_the_weights_are_those_of_all_presets_but_the_papers_and_small() -> None:
     for preset in ("preview", "balanced", "best"):
-        assert pretrained_model(PRESETS[preset].network) is not None
+        model = pretrained_model(PRESETS[preset].network)
+        assert model is not None
+        assert model.config.width == PRESETS[preset].network.width
     assert pretrained_model(PRESETS["paper"].network) is None
     assert sum(path.stat().st_size for path in WEIGHTS) < 25e6
 
 
 @shipped
-def test_the_weights_denoise_a_movie_of_any_brightness_without_a_fit() -> None:
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_weights_denoise_a_movie_of_any_brightness_without_a_fit(weights: Path) -> None:
     for photons, gain in ((5.0, 2.0), (80.0, 5.0)):
         movie = simulate((8, 48, 48), photons=photons, gain=gain, seed=7)
-        result = Denoiser.load(WEIGHTS[0], device="cpu").denoise(movie.noisy, axes="TYX")
+        result = Denoiser.load(weights, device="cpu").denoise(movie.noisy, axes="TYX")
         noisy = ((movie.noisy - movie.clean) ** 2).mean()
         assert ((result.denoised - movie.clean) ** 2).mean() < 0.2 * noisy
 
