@@ -6,7 +6,7 @@ samples are brought to unit noise variance first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,11 @@ class ColourBasis:
     def matrix(self) -> NDArray[np.float64]:
         """The rows, shape (S, S)."""
         return np.array(self.rows, np.float64)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the components are the samples themselves: they show different things."""
+        return np.array_equal(self.matrix, np.eye(len(self.rows)))
 
     @classmethod
     def measured(
@@ -158,14 +163,25 @@ def stabilized(values: NDArray[Any], law: Law | None) -> NDArray[Any]:
     return values if law is None else np.asarray(law.stabilize(values))
 
 
-def measure_bases(stack: Stack, noise: NoiseChoice = "estimate") -> tuple[ColourBasis, ...]:
-    """The basis of each channel of a stack with colour samples; reads a part of the stack.
+def measure_bases(
+    stack: Stack, noise: NoiseChoice = "estimate"
+) -> Generator[float, None, tuple[ColourBasis, ...]]:
+    """Measure the basis of each channel of a stack with colour samples, on a part of it.
 
     Parameters
     ----------
     stack : Stack
     noise : {"estimate", "gaussian"} or noise model or None
         As in `napari_stbn.Denoiser`: a law that is known, or to be measured.
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Returns
+    -------
+    tuple of ColourBasis
     """
     samples, (height, width) = stack.size("S"), stack.frame_shape
     each = height * width
@@ -181,7 +197,10 @@ def measure_bases(stack: Stack, noise: NoiseChoice = "estimate") -> tuple[Colour
         if not finite.any():
             raise ValueError(f"{stack.title} holds no pixel that was measured in all its colours")
         here, beside = here[:, finite], beside[:, finite]
-        laws = [_law_of(view, seen, noise) for view, seen in zip(views, here, strict=True)]
+        laws = []
+        for view, seen in zip(views, here, strict=True):
+            laws.append(_law_of(view, seen, noise))
+            yield (colour * samples + len(laws)) / stack.n_channels
         uneven = any(_is_uneven(law, seen) for law, seen in zip(laws, here, strict=True))
         bases.append(ColourBasis.measured(here, beside, laws if uneven else None))
     return tuple(bases)

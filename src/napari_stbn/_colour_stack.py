@@ -83,8 +83,7 @@ class ColourStack(Stack):
     def channel_name(self, channel: int) -> str:
         """What a component shows."""
         colour, component = self.components[channel]
-        basis = self.bases[colour]
-        if np.array_equal(basis.matrix, np.eye(len(basis.rows))):
+        if self.bases[colour].apart:
             word = f"colour {component}"
         else:
             word = "brightness" if component == 0 else f"colour difference {component}"
@@ -95,8 +94,22 @@ class ColourStack(Stack):
         return [n for n, (c, _) in enumerate(self.components) if c == colour]
 
     def leader(self, channel: int) -> int:
-        """The brightest component of the same channel: what moves, moves in all of them."""
-        return self.components_of(self.components[channel][0])[0]
+        """The brightest component of the same channel: what moves, moves in all of them.
+
+        Unless the colours show different things.
+        """
+        colour = self.components[channel][0]
+        return channel if self.bases[colour].apart else self.components_of(colour)[0]
+
+    def movers(self) -> list[int]:
+        """The channel whose motion each sample has, of all channels of the source."""
+        found = []
+        for colour, basis in enumerate(self.bases):
+            own = self.components_of(colour)
+            for s in range(len(basis.rows)):
+                itself = basis.apart and s in basis.kept
+                found.append(own[basis.kept.index(s)] if itself else own[0])
+        return found
 
     def movie(
         self,

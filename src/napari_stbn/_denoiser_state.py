@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -247,20 +248,23 @@ class DenoiserState:
         together = self.preset == "paper" or channels_of(self.start) > 1
         return stack.size("S") > 1 and together
 
-    def _measured_colours(self, stack: Stack) -> tuple[ColourBasis, ...]:
+    def _measured_colours(
+        self, stack: Stack, *, joint: bool
+    ) -> Generator[float, None, tuple[ColourBasis, ...]]:
         """Bases of the colours of a stack that a fit takes apart into components, else nothing."""
-        if self.channels != "auto" or stack.size("S") < 2 or self._joint(stack):
+        if self.channels != "auto" or stack.size("S") < 2 or joint:
             return ()
         stack.check()
-        return measure_bases(stack, self.noise)
+        return (yield from measure_bases(stack, self.noise))
 
-    def _seen(self, stack: Stack) -> Stack:
+    def _seen(self, stack: Stack, colours: tuple[ColourBasis, ...] | None = None) -> Stack:
         """The stack as it is denoised: colours as components, where the model takes these."""
-        if not self.colours:
+        colours = self.colours if colours is None else colours
+        if not colours:
             return stack
         last = self._colour_stack
-        if last is None or last.source is not stack or last.bases != self.colours:
-            last = self._colour_stack = ColourStack(stack, self.colours)
+        if last is None or last.source is not stack or last.bases != colours:
+            last = self._colour_stack = ColourStack(stack, colours)
         return last
 
     def _layer_precision(self, config: STBNConfig) -> Precision:

@@ -360,7 +360,7 @@ class FittedDenoiser(DenoiserState):
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
             for _ in range(self._flow_rounds):
-                for movie in prepared.movies.values():
+                for movie in prepared.moving():
                     yield from relay(
                         reestimate_flow(
                             model.place(self.device),

@@ -237,7 +237,7 @@ def follow_student(
     float
         Part of the work that is done, 0 to 1.
     """
-    movies = list(prepared.movies.values())
+    movies = prepared.moving()
     for number, movie in enumerate(movies):
         share = partial(_share, number, len(movies))
         noisy: NDArray[np.float32] = motion_image(movie.intensities, movie.units).numpy()

@@ -103,6 +103,15 @@ class PreparedStack:
                 noise[channel] = correlation.pixel_noise(model)
         return noise
 
+    def leader(self, key: tuple[int, ...]) -> PreparedMovie | None:
+        """The movie whose motion another one of the stack shares, if it does."""
+        channel = self.stack.leader(key[0])
+        return None if channel == key[0] else self.movies.get((channel, *key[1:]))
+
+    def moving(self) -> list[PreparedMovie]:
+        """The movies that have motion of their own; those that share it change with it."""
+        return [movie for key, movie in self.movies.items() if self.leader(key) is None]
+
     def around(
         self, key: Index, frame: int, rows: slice, columns: slice
     ) -> tuple[PreparedMovie, int]:

@@ -127,8 +127,7 @@ def refine_flow(
         if movie.wrong:  # found by an earlier model; this one judges anew
             movie = _as_recorded(prepared, key, movie)
         wrong = WrongPixels([prepared.correlation.get(key[0] + c) for c in range(len(movie.units))])
-        leader = prepared.stack.leader(key[0])
-        if leader != key[0] and (first := prepared.movies.get((leader, *key[1:]))) is not None:
+        if (first := prepared.leader(key)) is not None:
             # What moves in one moves in the other: only wrong pixels are left to be found.
             to_previous, to_next = first.flow_to_previous, first.flow_to_next
             movie = replace(movie, flow_to_previous=to_previous, flow_to_next=to_next)

@@ -21,11 +21,8 @@ from .stack import IntensityScaling
 
 __all__ = ["SavedModel"]
 
-_PLAIN, _WITH_STUDENT, _WITH_FLOW_MODEL = (
-    2,
-    3,
-    4,
-)  # formats of files that versions before the newest one can read
+# Formats of files that versions before the newest one can read
+_PLAIN, _WITH_STUDENT, _WITH_FLOW_MODEL = 2, 3, 4
 _STUDENT, _FLOW_MODEL = "student.", "flow_model."  # before the names of their weights
 _MOST_ROUNDS = 8
 

@@ -173,8 +173,12 @@ class Denoiser(FittedDenoiser):
         """
         started = time.perf_counter()
         given = as_stack(data, axes)
-        joint, self.colours = self._joint(given), self._measured_colours(given)
-        stack = self._seen(given)
+        joint = self._joint(given)
+        colours = yield from relay(
+            self._measured_colours(given, joint=joint),
+            lambda done: Progress("noise", done, time.perf_counter() - started),
+        )
+        stack = self._seen(given, colours)
         first = self._first_model(stack.n_channels if joint else 1)
         config = first.model.config
         plan = training or PRESETS[self.preset].training
@@ -194,7 +198,7 @@ class Denoiser(FittedDenoiser):
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
-        self.channel_correlation = {}
+        self.channel_correlation, self.colours = {}, colours
         form = plan.refine if plan.refine in FORMS and dense else None
         self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
         self._flow_model = (first.flow_model or deepcopy(first.model)) if first.warm else None
@@ -235,12 +239,12 @@ class Denoiser(FittedDenoiser):
         generator = torch.Generator().manual_seed(self.seed)
         self._average = Average(self.model, plan.averaging)
         updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
-        movies = list(prepared.movies.values())
+        movies, moving = list(prepared.movies.values()), prepared.moving()
         if updates is not None and begun is not None:
             # So it predicted then.
             self.model.clip_frames = frames_seen(self.model, plan, warm=first.warm)
             yield from relay(
-                updates.restore(begun.beside, self.model, movies),
+                updates.restore(begun.beside, self.model, moving),
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
         steps = training_steps(
@@ -262,7 +266,7 @@ class Denoiser(FittedDenoiser):
                 spent = None
                 if updates is not None:
                     spent = yield from relay(
-                        updates.after(step.part, self.model, self._average, movies),
+                        updates.after(step.part, self.model, self._average, moving),
                         lambda done: Progress("flow", done, time.perf_counter() - started),
                     )
         finally:

@@ -153,8 +153,7 @@ def prepare_stack(
     for number, (key, members) in enumerate(groups.items()):
         filled, valid = read_filled(prepared, members)
         units = [Units(prepared.noise[c], prepared.scaling[c]) for c, _ in members]
-        leader = prepared.movies.get((stack.leader(key[0]), key[1]))
-        choice = None
+        choice, leader = None, prepared.leader(key)
         if leader is not None:
             both = Flow(leader.flow_to_previous.numpy(), leader.flow_to_next.numpy())
         else:

@@ -125,11 +125,10 @@ def gather_flow(
 
 def _movers(prepared: PreparedStack) -> list[int]:
     """Whose motion each channel of the user's stack has; one of them where all have the same."""
-    stack, channels = prepared.stack, sorted({key[0] for key in prepared.movies})
-    if not isinstance(stack, ColourStack):
-        return channels
-    leaders = list(dict.fromkeys(stack.leader(c) for c in channels))
-    return leaders if len(leaders) == 1 else [c for c in leaders for _ in range(stack.size("S"))]
+    if not isinstance(prepared.stack, ColourStack):
+        return sorted({key[0] for key in prepared.movies})
+    movers = prepared.stack.movers()
+    return movers if len(set(movers)) > 1 else movers[:1]
 
 
 def versions() -> dict[str, str]:

@@ -49,7 +49,7 @@ def psnr(estimate: Array, clean: Array) -> float:
 
 def test_a_basis_gathers_what_colours_share() -> None:
     _, noisy = coloured()
-    (basis,) = measure_bases(Stack(noisy, "TYXS"))
+    (basis,) = last(measure_bases(Stack(noisy, "TYXS")))
     shares = np.array(SHARES) / np.linalg.norm(SHARES)
     np.testing.assert_allclose(basis.matrix[0], shares, atol=0.02)
     np.testing.assert_allclose(basis.matrix @ basis.matrix.T, np.eye(3), atol=1e-9)
@@ -59,25 +59,32 @@ def test_a_basis_gathers_what_colours_share() -> None:
 
 def test_colours_of_different_things_stay_apart() -> None:
     noisy = np.stack([simulate((6, 40, 40), seed=seed).noisy for seed in range(3)], -1)
-    (basis,) = measure_bases(Stack(noisy, "TYXS"))
+    (basis,) = last(measure_bases(Stack(noisy, "TYXS")))
     np.testing.assert_array_equal(basis.matrix, np.eye(3))
+    assert basis.apart
+    result = tiny().fit(noisy, axes="TYXS", training=FEW).denoise(noisy, axes="TYXS")
+    assert result.flow_to_next.shape == (3, 1, 5, 2, 40, 40), "each moves as it does"
+    with_empty = np.concatenate([0 * noisy[..., :1], noisy[..., 1:]], -1)
+    result = tiny().fit(with_empty, axes="TYXS", training=FEW).denoise(with_empty, axes="TYXS")
+    np.testing.assert_array_equal(result.flow_to_next[0], result.flow_to_next[1])
+    assert (result.flow_to_next[1] != result.flow_to_next[2]).any()
 
 
 def test_light_is_bright_in_every_basis() -> None:
     """Weights were learnt on light that is bright; an inverted movie would be denoised worse."""
     _, noisy = coloured(shares=(0.2, 0.9, 0.5))
     for movie in (noisy, -noisy):
-        (basis,) = measure_bases(Stack(movie, "TYXS"))
+        (basis,) = last(measure_bases(Stack(movie, "TYXS")))
         assert basis.matrix[0].sum() > 0
 
 
 def test_components_that_hold_nothing_are_left_alone() -> None:
     _, noisy = coloured()
     grey = np.repeat(noisy[..., :1], 3, -1)
-    (basis,) = measure_bases(Stack(grey, "TYXS"))
+    (basis,) = last(measure_bases(Stack(grey, "TYXS")))
     assert basis.kept == (0,)
     green = np.stack([0 * noisy[..., 0], noisy[..., 0], 0 * noisy[..., 0]], -1)
-    (basis,) = measure_bases(Stack(green, "TYXS"))
+    (basis,) = last(measure_bases(Stack(green, "TYXS")))
     np.testing.assert_array_equal(basis.matrix, np.eye(3))
     assert basis.kept == (1,)
 
@@ -111,7 +118,7 @@ def test_components_give_the_samples_back(tmp_path: Path, axes: str, folder: boo
     order = [a for a in "CTZYXS" if a in axes]
     data = full.transpose([order.index(a) for a in axes])
     stack = Stack(data, axes)
-    seen = ColourStack(stack, measure_bases(stack))
+    seen = ColourStack(stack, last(measure_bases(stack)))
     got: dict[tuple[int, int], Array] = {}
 
     def take(channel: int, plane: int, start: int, mean: Array, std: Array | None) -> None:
@@ -215,6 +222,31 @@ def test_a_saved_model_knows_its_colours(tmp_path: Path) -> None:
     pytest.importorskip("bioimageio.spec")
     with pytest.raises(ValueError, match="brightness and differences"):
         export_bioimageio(loaded, tmp_path / "model.zip")
+
+
+@pytest.mark.parametrize("refine", ["reestimate", "distill"])
+def test_motion_that_a_fit_refines_is_that_of_all_colours(refine: Any) -> None:
+    _, noisy = coloured()
+    training = TrainingConfig(max_steps=8, clip_frames=2, clip_size=16, patience=0, refine=refine)
+    denoiser = tiny().fit(noisy, axes="TYXS", training=training)
+    result = denoiser.denoise(noisy, axes="TYXS")
+    assert result.flow_to_next.shape == (5, 2, 40, 40)
+    prepared = denoiser._prepared
+    assert prepared is not None
+    first, *others = prepared.movies.values()
+    for other in others:
+        np.testing.assert_array_equal(other.flow_to_next.numpy(), first.flow_to_next.numpy())
+
+
+def test_a_fit_that_cannot_begin_leaves_the_model_as_it_was(monkeypatch: Any) -> None:
+    _, noisy = coloured()
+    denoiser = tiny().fit(noisy, axes="TYXS", training=FEW)
+    before = denoiser.denoise(noisy, axes="TYXS").denoised
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_stbn.estimates.free_memory", lambda _: 1000)
+        with pytest.raises(MemoryError):
+            denoiser.fit(noisy[..., ::-1] + 1, axes="TYXS", training=FEW)
+    np.testing.assert_array_equal(denoiser.denoise(noisy, axes="TYXS").denoised, before)
 
 
 def test_a_look_during_the_fit_is_of_the_sample() -> None:
