@@ -101,6 +101,14 @@ class ColourStack(Stack):
         colour = self.components[channel][0]
         return channel if self.bases[colour].apart else self.components_of(colour)[0]
 
+    def witness(self, channel: int) -> int | None:
+        """A colour difference, for the brightness: it has the same camera, and hardly any texture.
+
+        Texture that no motion explains looks like shared noise, in the brightness alone.
+        """
+        own = self.components_of(self.components[channel][0])
+        return own[1] if channel == self.leader(own[-1]) and len(own) > 1 else None
+
     def movers(self) -> list[int]:
         """The channel whose motion each sample has, of all channels of the source."""
         found = []

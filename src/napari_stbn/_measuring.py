@@ -76,8 +76,13 @@ def _measure_channel(
     movies: list[NDArray[Any] | MovieView] = list(views)
     correlation = None
     if look != "off":
-        arrays = [view[_run(view, len(views), pixels)] for view in views]
-        correlation = yield from _make_white(arrays)
+        witness, seen = stack.witness(channel), True
+        if witness is not None:
+            others = [MovieView(stack, witness, plane) for plane in planes]
+            parts = [view[_run(view, len(views), pixels)] for view in others]
+            seen = (yield from _make_white(parts)) is not None
+        arrays = [view[_run(view, len(views), pixels)] for view in views] if seen else []
+        correlation = (yield from _make_white(arrays)) if seen else None
         if correlation is not None:
             movies = list(arrays)
     prepared.correlation[channel] = correlation

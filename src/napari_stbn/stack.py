@@ -208,6 +208,10 @@ class Stack:
         """The channel whose motion this one shares: itself."""
         return channel
 
+    def witness(self, channel: int) -> int | None:  # noqa: ARG002 - of other stacks it matters
+        """Another channel, where noise of this one that pixels share is to be seen too."""
+        return None
+
     def indices(self) -> list[tuple[int, int]]:
         """All movies of the stack as (channel, plane), channels first."""
         return [(c, z) for c in range(self.n_channels) for z in range(self.n_planes)]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_stbn import Denoiser, GaussianNoise, Stack, STBNConfig, simulate
 from napari_stbn._colour_basis import ColourBasis, measure_bases
@@ -16,6 +17,7 @@ from napari_stbn._generators import last
 from napari_stbn._unbiased import UnbiasedInverse
 from napari_stbn.export import export_bioimageio
 from napari_stbn.noise import MeasuredNoise, PoissonGaussianNoise
+from napari_stbn.preparation import PreparedStack, measure_channels
 from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
@@ -247,6 +249,29 @@ def test_a_fit_that_cannot_begin_leaves_the_model_as_it_was(monkeypatch: Any) ->
         with pytest.raises(MemoryError):
             denoiser.fit(noisy[..., ::-1] + 1, axes="TYXS", training=FEW)
     np.testing.assert_array_equal(denoiser.denoise(noisy, axes="TYXS").denoised, before)
+
+
+@pytest.mark.parametrize("noisy_samples", [False, True])
+def test_texture_in_the_brightness_is_not_taken_for_shared_noise(noisy_samples: bool) -> None:
+    """Noise that a camera's pixels share is in the colour differences as well."""
+    clean, _ = coloured(shape=(8, 96, 96))
+    rng = np.random.default_rng(2)
+    white = rng.normal(0, 6, clean.shape)
+    if noisy_samples:
+        noisy = clean + 3 * ndimage.gaussian_filter(white, (0, 0.7, 0.7, 0))
+    else:  # unpredictable, and the same for all colours
+        texture = ndimage.gaussian_filter(rng.normal(0, 30, clean.shape[:3]), (0, 0.7, 0.7))
+        noisy = clean + white + texture[..., None] * np.array(SHARES)
+    stack = ColourStack(Stack(noisy, "TYXS"), last(measure_bases(Stack(noisy, "TYXS"))))
+    assert not stack.bases[0].apart
+    prepared = PreparedStack(stack, {}, {}, {})
+    for _ in measure_channels(prepared, "estimate", "auto"):
+        pass
+    assert (prepared.correlation[0] is not None) == noisy_samples
+    alone = PreparedStack(Stack(stack.movie(0), "TYX"), {}, {}, {})
+    for _ in measure_channels(alone, "estimate", "auto"):
+        pass
+    assert alone.correlation[0] is not None, "alone it cannot be told"
 
 
 def test_a_look_during_the_fit_is_of_the_sample() -> None:
