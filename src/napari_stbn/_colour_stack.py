@@ -106,8 +106,9 @@ class ColourStack(Stack):
 
         Texture that no motion explains looks like shared noise, in the brightness alone.
         """
-        own = self.components_of(self.components[channel][0])
-        return own[1] if channel == self.leader(own[-1]) and len(own) > 1 else None
+        colour = self.components[channel][0]
+        own = self.components_of(colour)
+        return own[1] if own[1:] and channel == own[0] and not self.bases[colour].apart else None
 
     def movers(self) -> list[int]:
         """The channel whose motion each sample has, of all channels of the source."""
@@ -144,9 +145,7 @@ class ColourStack(Stack):
         """All samples (S, T, Y, X) of a channel, read at once, with even noise."""
         index = self.source.index(colour * self.size("S"), plane, T=frames, Y=rows, X=columns)
         every = [slice(None) if a == "S" else i for a, i in zip(self.axes, index, strict=True)]
-        read = np.asarray(self.array[tuple(every)])
-        kept = [a for a, i in zip(self.axes, every, strict=True) if isinstance(i, slice)]
-        samples = read.transpose([kept.index(a) for a in "STYX"]).astype(np.float32)
+        samples = self.read(tuple(every), "STYX").astype(np.float32)
         for sample, law in zip(samples, self.bases[colour].laws, strict=True):
             sample[:] = stabilized(sample, law)
         return samples

@@ -245,8 +245,7 @@ class DenoiserState:
         if self.channels != "auto":
             return self.channels == "joint" and stack.n_channels > 1
         # As the paper does, and as a model was fitted that a fit goes on from.
-        together = self.preset == "paper" or channels_of(self.start) > 1
-        return stack.size("S") > 1 and together
+        return stack.size("S") > 1 and (self.preset == "paper" or channels_of(self.start) > 1)
 
     def _measured_colours(
         self, stack: Stack, *, joint: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from ._lazy import MovieView
 from ._prepared import KnownNoise, NoiseChoice, Phase, PreparedStack
 from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
 from .noise import GaussianNoise, estimate_noise
-from .stack import IntensityScaling, inspect_movie, validate_movie
+from .stack import IntensityScaling, Stack, inspect_movie, validate_movie
 
 __all__ = ["measure_channels", "network_scaling", "share"]
 
@@ -75,14 +75,9 @@ def _measure_channel(
         validate_movie(view, what=view.title)
     movies: list[NDArray[Any] | MovieView] = list(views)
     correlation = None
-    if look != "off":
-        witness, seen = stack.witness(channel), True
-        if witness is not None:
-            others = [MovieView(stack, witness, plane) for plane in planes]
-            parts = [view[_run(view, len(views), pixels)] for view in others]
-            seen = (yield from _make_white(parts)) is not None
-        arrays = [view[_run(view, len(views), pixels)] for view in views] if seen else []
-        correlation = (yield from _make_white(arrays)) if seen else None
+    if look != "off" and (yield from _is_witnessed(stack, channel, planes, pixels)):
+        arrays = [view[_run(view, len(views), pixels)] for view in views]
+        correlation = yield from _make_white(arrays)
         if correlation is not None:
             movies = list(arrays)
     prepared.correlation[channel] = correlation
@@ -116,6 +111,19 @@ def _measure_channel(
     )
 
 
+def _is_witnessed(
+    stack: Stack, channel: int, planes: Sequence[int], pixels: int | None
+) -> Generator[float, None, bool]:
+    """Whether noise that pixels share is in the channel that would have it too, if there is one."""
+    witness = stack.witness(channel)
+    if witness is None:
+        return True
+    yield 0.0
+    views = [MovieView(stack, witness, plane) for plane in planes]
+    movies = [view[_run(view, len(views), pixels)] for view in views]
+    return _shared_noise(movies)[1] is not None
+
+
 def _run(view: MovieView, count: int, pixels: int | None) -> slice:
     """Consecutive frames from the middle of a movie, so that `count` such hold so many pixels."""
     if pixels is None:
@@ -139,13 +147,20 @@ def _make_white(
 ) -> Generator[float, None, NoiseCorrelation | None]:
     """Measure the noise that pixels share; where there is some, make the movies' noise white."""
     yield 0.0
-    filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
-    fit = measure_correlation(filled)
-    if fit.correlation is not None:
+    filled, correlation = _shared_noise(movies)
+    if correlation is not None:
         for number, movie in enumerate(filled):
             yield 0.0
-            movies[number] = fit.correlation.whiten(movie)
-    return fit.correlation
+            movies[number] = correlation.whiten(movie)
+    return correlation
+
+
+def _shared_noise(
+    movies: Sequence[NDArray[Any]],
+) -> tuple[list[NDArray[np.float32]], NoiseCorrelation | None]:
+    """Movies with their defects filled, and the noise that their pixels share."""
+    filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
+    return filled, measure_correlation(filled).correlation
 
 
 def network_scaling(stable: NDArray[Any]) -> IntensityScaling:

@@ -30,7 +30,8 @@ class UnbiasedInverse:
     ----------
     noise : PoissonGaussianNoise or MeasuredNoise
     limits : (low, high) [user's units]
-        Values of the movie.
+        Values of the movie, about; beyond them the inverse is that of the transform, moved by what
+        it is off at their ends.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class UnbiasedInverse:
         expected = np.maximum.accumulate(_expected(noise, clean))
         expected += 1e-9 * np.arange(_KNOTS)  # strictly increasing
         self._expected, self._clean = expected, clean
+        self._noise, ends = noise, [0, -1]
+        self._off = clean[ends] - np.asarray(noise.unstabilize(expected[ends]))
         self._slope = np.gradient(clean, expected)
         self._bend = np.clip(np.gradient(self._slope, expected), 0, None)
 
@@ -50,6 +53,10 @@ class UnbiasedInverse:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Mean and standard deviation [user's units] from those of the stabilised value."""
         clean = np.interp(mean, self._expected, self._clean)
+        for beyond, off in zip(
+            (mean < self._expected[0], mean > self._expected[-1]), self._off, strict=True
+        ):
+            clean[beyond] = np.asarray(self._noise.unstabilize(mean[beyond])) + off
         if std is None:
             return clean.astype(np.float32), None
         # The mean of a value that is known to within `std` only: the inverse bends as well.

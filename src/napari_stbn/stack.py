@@ -270,10 +270,26 @@ class Stack:
         if self.n_frames < 2:
             raise ValueError(one_frame(self.title, self.n_frames))
         index = self.index(channel, plane, T=frames, Y=rows, X=columns)
+        return np.array(self.read(index, "TYX"), dtype=self.dtype, order="C", copy=True)
+
+    def read(self, index: tuple[int | slice, ...], axes: str) -> npt.NDArray[Any]:
+        """Read a part of the array.
+
+        Parameters
+        ----------
+        index : tuple of int and slice
+            As `index` gives it.
+        axes : str
+            Letters of the axes that `index` keeps, in the order that is wanted.
+
+        Returns
+        -------
+        ndarray, shape `axes` [counts]
+            It may share memory with the stack.
+        """
         selected = np.asarray(self.array[index])
         kept = [a for a, i in zip(self.axes, index, strict=True) if isinstance(i, slice)]
-        ordered = selected.transpose([kept.index(a) for a in "TYX"])
-        return np.array(ordered, dtype=self.dtype, order="C", copy=True)
+        return selected.transpose([kept.index(a) for a in axes])
 
     def assemble(
         self,

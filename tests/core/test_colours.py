@@ -64,6 +64,8 @@ def test_colours_of_different_things_stay_apart() -> None:
     (basis,) = last(measure_bases(Stack(noisy, "TYXS")))
     np.testing.assert_array_equal(basis.matrix, np.eye(3))
     assert basis.apart
+    stack = ColourStack(Stack(noisy, "TYXS"), [basis])
+    assert [stack.witness(c) for c in range(3)] == [None] * 3, "each has noise of its own"
     result = tiny().fit(noisy, axes="TYXS", training=FEW).denoise(noisy, axes="TYXS")
     assert result.flow_to_next.shape == (3, 1, 5, 2, 40, 40), "each moves as it does"
     with_empty = np.concatenate([0 * noisy[..., :1], noisy[..., 1:]], -1)
@@ -344,6 +346,18 @@ def test_the_mean_of_stabilised_values_gives_the_clean_one_back(noise: Any) -> N
         _, spread = inverse(mean, std)
         assert spread is not None
         assert spread[0] == pytest.approx(error, rel=0.25)
+
+
+def test_values_beyond_those_that_were_seen_are_not_cut_off() -> None:
+    """A flash between the frames that the basis was measured on, or a brighter movie."""
+    noise = PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.0)
+    inverse = UnbiasedInverse(noise, (100.0, 150.0))
+    far = np.array([60.0, 400.0, 4000.0])
+    clean, _ = inverse(noise.stabilize(far).astype(np.float32), None)
+    np.testing.assert_allclose(clean, far, atol=1.0)
+    seen = np.linspace(50, 500, 2001)
+    back, _ = inverse(noise.stabilize(seen).astype(np.float32), None)
+    assert (np.diff(back) > 0).all()
 
 
 def test_noise_that_grows_is_made_even_and_no_bias_is_left() -> None:
