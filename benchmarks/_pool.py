@@ -7,8 +7,8 @@ took seeds from 1,000,000; see docs/warm_start.md.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from _leaves import moving_leaves
-from napari_stbn.clips import turn
 from napari_stbn.flow import estimate_flow
 from napari_stbn.network import STBN
 from napari_stbn.noise import PoissonGaussianNoise, estimate_noise
@@ -36,8 +35,8 @@ _COUNT = 65535
 LEAVES = "leaves"
 _FRACTIONS = (0.2, 0.25, 0.55)  # of the movies with no flow, of noisy frames, of a first model's
 _CLEAN_FLOW = ("clean_to_previous", "clean_to_next")  # in the file of a scene
-_WRONG = -3.5, -1.5  # powers of ten: the least and the largest share of wrong pixels in a clip
-_ROUNDING = 1 / 12  # variance [counts²] that rounding to whole counts adds
+WRONG = -3.5, -1.5  # powers of ten: the least and the largest share of wrong pixels in a clip
+ROUNDING = 1 / 12  # variance [counts²] that rounding to whole counts adds
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Scene:
 
     def true_variance(self, clean: Tensor) -> Tensor:
         """Variance of the noise at clean intensities [counts²], with that of rounding."""
-        return self.camera.variance(clean) + _ROUNDING
+        return self.camera.variance(clean) + ROUNDING
 
 
 @dataclass(frozen=True)
@@ -273,106 +272,3 @@ def _unpacked(arrays: dict[str, NDArray[Any]]) -> Scene:
         camera=PoissonGaussianNoise(*map(float, arrays["camera"])),
         units=Units(noise, IntensityScaling(*map(float, arrays["scaling"]))),
     )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One crop of a scene.
-
-    Attributes
-    ----------
-    inputs : Tensor, shape (T, 1, H, W) [network units]
-    clean : Tensor, shape (T, 1, H, W) [counts]
-    flow_to_previous, flow_to_next : Tensor, shape (T - 1, 2, H, W) [px]
-    scene : Scene
-    """
-
-    inputs: Tensor
-    clean: Tensor
-    flow_to_previous: Tensor
-    flow_to_next: Tensor
-    scene: Scene
-
-
-def reversed_in_time(sample: Sample) -> Sample:
-    """The same crop run backwards: each direction of the flow takes the other's place."""
-    return replace(
-        sample,
-        inputs=sample.inputs.flip(0),
-        clean=sample.clean.flip(0),
-        flow_to_previous=sample.flow_to_next.flip(0),
-        flow_to_next=sample.flow_to_previous.flip(0),
-    )
-
-
-def draw_sample(
-    scenes: Sequence[Scene], frames: int, size: int, generator: torch.Generator
-) -> Sample:
-    """Crop a random scene; turned, mirrored, reversed in time and given new noise at random.
-
-    Half of the samples keep the noise that the flow was estimated from, as in a fit. Half of them
-    hold wrong pixels. In half of them the flow, unless it is none, is brought nearer to that of the
-    clean frames by a random part of the way: flow gets better with the light and from release to
-    release, and a network that never met good flow does not rely on it.
-    """
-
-    def integer(below: int) -> int:
-        return int(torch.randint(below, (), generator=generator))
-
-    scene = scenes[integer(len(scenes))]
-    length, _, height, width = scene.noisy.shape
-    t, y, x = integer(length - frames + 1), integer(height - size + 1), integer(width - size + 1)
-    box = (..., slice(y, y + size), slice(x, x + size))
-    clean = scene.clean[t : t + frames][box]
-    if integer(2):
-        camera = scene.camera
-        light = ((clean - camera.offset) / camera.gain).clamp(min=0)
-        electrons = torch.poisson(light, generator=generator)
-        electrons += camera.read_noise * torch.randn(light.shape, generator=generator)
-        noisy = (camera.offset + camera.gain * electrons).round().clamp(0, 65535)
-    else:
-        noisy = scene.noisy[t : t + frames][box]
-    if integer(2):
-        noisy = with_wrong_pixels(noisy, generator)
-    quarter, mirror = integer(4), bool(integer(2))
-    pairs = slice(t, t + frames - 1)
-    nearer = float(torch.rand((), generator=generator)) if integer(2) else 0.0
-    estimated = scene.flow_to_previous, scene.flow_to_next
-    if not any(flow[pairs].any() for flow in estimated):
-        nearer = 0.0
-    to_previous, to_next = (
-        turn(
-            flow[pairs][box].float().lerp(better[pairs][box].float(), nearer),
-            quarter,
-            mirror,
-            vectors=True,
-        )
-        for flow, better in zip(
-            estimated, (scene.clean_to_previous, scene.clean_to_next), strict=True
-        )
-    )
-    sample = Sample(
-        inputs=turn(scene.units.to_network(noisy), quarter, mirror),
-        clean=turn(clean, quarter, mirror),
-        flow_to_previous=to_previous,
-        flow_to_next=to_next,
-        scene=scene,
-    )
-    return reversed_in_time(sample) if integer(2) else sample
-
-
-def with_wrong_pixels(noisy: Tensor, generator: torch.Generator) -> Tensor:
-    """A clip (T, 1, H, W) of which some single pixels say nothing of what was there.
-
-    Half of them show a pixel close by, a quarter are too bright, as a cosmic ray leaves them, and a
-    quarter are dark. The truth stays what it was: the network learns not to believe them.
-    """
-    least, most = (10**power for power in _WRONG)
-    share = least * (most / least) ** float(torch.rand((), generator=generator))
-    y, x = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    close_by = noisy.roll((y, x or 1), (-2, -1))
-    low, high = noisy.min(), noisy.max()
-    bright = noisy + (high - low) * torch.rand(noisy.shape, generator=generator)
-    which = torch.rand(noisy.shape, generator=generator)
-    wrong = torch.where(which < 0.5, close_by, torch.where(which < 0.75, bright, low))
-    return torch.where(torch.rand(noisy.shape, generator=generator) < share, wrong, noisy)

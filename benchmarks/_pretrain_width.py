@@ -9,17 +9,17 @@ within it in 82 % of the pixels instead of 68 %, and posteriors are a tenth of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from _pool import Sample, Scene, draw_sample
+from _batches import Batch, ScenePool
 from napari_stbn.network import STBN
 
-Predict = Callable[[Sequence[Sample]], Tensor]
-Loss = Callable[[Tensor, Sample], Tensor]
+Predict = Callable[[Batch], Tensor]
+Loss = Callable[[Tensor, Batch], Tensor]
 
 FIRST_WIDTH_SEED = 2_100_000
 _RATE = 2e-3
@@ -28,7 +28,7 @@ _SHARE = 0.25  # of the way to the row that was learnt
 
 def learn_width(
     model: STBN,
-    scenes: Sequence[Scene],
+    scenes: ScenePool,
     steps: int,
     clip: tuple[int, int, int],
     predict: Predict,
@@ -41,7 +41,7 @@ def learn_width(
     ----------
     model : STBN
         One channel with covariance.
-    scenes : sequence of Scene
+    scenes : ScenePool
         That the model was not trained on.
     steps : int
     clip : (int, int, int)
@@ -57,15 +57,13 @@ def learn_width(
     losses = []
     average = torch.zeros_like(row)
     for step in range(steps):
-        samples = [draw_sample(scenes, frames, side, generator) for _ in range(batch)]
+        clips = scenes.draw(batch, frames, side, generator)
         with torch.no_grad():
-            features, prior = _features(model, partial(predict, samples))
+            features, prior = _features(model, partial(predict, clips))
         raw = torch.nn.functional.conv2d(features, row)
         width = torch.nn.functional.softplus(raw).unflatten(0, prior.shape[:2])
         learnt = torch.cat([prior[:, :, :1], width], 2)
-        total = torch.stack(
-            [loss(learnt[i : i + 1], sample) for i, sample in enumerate(samples)]
-        ).mean()
+        total = loss(learnt, clips)
         optimizer.zero_grad()
         total.backward()
         for group in optimizer.param_groups:

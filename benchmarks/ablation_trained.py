@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from _batches import ScenePool
 from _common import Truth, machine, machine_line, use_threads, write_results
 from _flow_denoising import MOVIES, prepare_known, simulate_kind
 from _pool import FIRST_TRAINING_SEED, Scene, load_or_make
@@ -99,7 +100,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="tiny: does it run?")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md too")
-    parser.set_defaults(hours=None, minutes=0.0, start=None, stop_after=None, validate_every=0.0)
+    parser.set_defaults(
+        hours=None, minutes=0.0, start=None, times=1, stop_after=None, validate_every=0.0
+    )
     return parser.parse_args()
 
 
@@ -111,7 +114,7 @@ def _trained(name: str, scenes: list[Scene], options: argparse.Namespace) -> STB
         scenes = [_still(scene) for scene in scenes]
     trainer = Trainer(
         model,
-        scenes,
+        ScenePool(scenes, torch.device("cpu")),
         options,
         "bfloat16",
         None,

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -17,18 +18,14 @@ from statistics import mean
 import torch
 from torch import Tensor
 
+from _batches import Batch, ScenePool
 from _common import use_threads
-from _pool import (
-    FIRST_TRAINING_SEED,
-    Sample,
-    Scene,
-    draw_sample,
-    load_or_make,
-    validation_scenes,
-)
+from _pool import FIRST_TRAINING_SEED, Scene, validation_scenes
 from _pretrain_width import FIRST_WIDTH_SEED, learn_width
+from _scene_files import Arriving, make_scenes, read_first
 from _widen import widened
 from napari_stbn._fit_parts import Average, FitFile, Schedule
+from napari_stbn._recorded import Recorder, loss_and_gradients
 from napari_stbn._saved_model import SavedModel
 from napari_stbn.network import STBN, STBNConfig
 from napari_stbn.network.paired import paired_forward
@@ -39,7 +36,7 @@ from napari_stbn.precision import (
     choose_precision,
     paired_is_right,
 )
-from napari_stbn.prior import Units, blind_loss, network_input, posterior, prior_mean
+from napari_stbn.prior import Units, blind_loss, posterior, prior_mean
 from napari_stbn.training import UNLIMITED_STEPS, TrainingConfig
 
 SIZES = {
@@ -59,38 +56,47 @@ def main() -> None:
     use_threads(options.threads)
     cache: Path = options.cache
     started = time.perf_counter()
-    # The first model: where training goes on from, and what flow is estimated on.
-    first = None if options.start is None else SavedModel.read(options.start).model.float()
-    scenes = []
-    for number in range(options.scenes):
-        scenes.append(load_or_make(FIRST_TRAINING_SEED + number, cache, first))
-        if (number + 1) % 50 == 0:
-            _log(f"{number + 1} scenes after {time.perf_counter() - started:.0f} s")
+    flow_from = options.flow_from or options.start
+    training, width = (
+        range(first, first + number)
+        for first, number in (
+            (FIRST_TRAINING_SEED, options.scenes),
+            (FIRST_WIDTH_SEED, options.width_scenes),
+        )
+    )
+    if options.train_on:
+        arriving = Arriving(training, cache)
+    else:
+        for number in make_scenes([*training, *width], cache, flow_from, options.processes):
+            if number % 50 == 0:
+                _log(f"{number} scenes after {time.perf_counter() - started:.0f} s")
+        if options.scenes_only:
+            return
+        arriving = Arriving(training, cache)
     config = SIZES[options.size]
     device = torch.device(options.device)
     model = STBN.seeded(config, options.seed)
-    if first is not None:
+    if (start := read_first(options.start)) is not None:
         try:
-            model = widened(first, config, options.seed)
+            model = widened(start, config, options.seed)
         except ValueError as error:
             raise SystemExit(f"--start has another size than {options.size}: {error}") from error
     model.clip_frames = STAGES[-1][2]
     model.place(device)
     precision = options.precision or choose_precision(config, device)
-    trainer = Trainer(model, scenes, options, precision, first)
+    begin_with = min(options.train_on or options.scenes, options.scenes)
+    scenes = ScenePool(arriving.first(begin_with), device, options.scenes)
+    trainer = Trainer(model, scenes, options, precision, read_first(flow_from), arriving=arriving)
     trainer.run()
     if options.width_steps and trainer.done:
-        seeds = range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes)
-        others = [load_or_make(seed, cache, first) for seed in seeds]
+        others = ScenePool(Arriving(width, cache).first(len(width)), device)
         losses = learn_width(
             model,
             others,
             options.width_steps,
             STAGES[-1][1:],
             partial(predict, model, precision=precision, paired=trainer.paired),
-            lambda prior, sample: (
-                expected_loss(prior, sample) + _WIDTH_WEIGHT * width_loss(prior, sample)
-            ),
+            training_loss,
             torch.Generator().manual_seed(options.seed),
         )
         tenth = max(1, len(losses) // 10)
@@ -111,16 +117,27 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=UNLIMITED_STEPS, help="steps at most")
     parser.add_argument("--stop-after", type=int, help="stop this call after so many steps")
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--times", type=int, default=1, help="as many clips in a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--start",
-        type=Path,
-        help="model file to go on from (or a smaller one: it is widened), and for its flow",
+        "--start", type=Path, help="model file to go on from (or a smaller one: it is widened)"
+    )
+    parser.add_argument(
+        "--flow-from", type=Path, help="model file that scenes take their flow from; or --start"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=480, help="movies that are simulated")
+    parser.add_argument("--processes", type=int, default=1, help="that make the scenes")
+    parser.add_argument("--scenes-only", action="store_true", help="make them, train nothing")
+    parser.add_argument(
+        "--train-on",
+        type=int,
+        default=0,
+        metavar="N",
+        help="begin when N scenes are there, while another call makes the rest (--scenes-only)",
+    )
     parser.add_argument("--width-scenes", type=int, default=120, help="others, for the width")
     parser.add_argument(
         "--width-steps", type=int, default=600, help="of the width at the end; or 0"
@@ -138,18 +155,19 @@ class Trainer:
     def __init__(
         self,
         model: STBN,
-        scenes: Sequence[Scene],
+        scenes: ScenePool,
         options: argparse.Namespace,
         precision: Precision,
         first: STBN | None,
         *,
         name: str | None = None,
         stages: Sequence[tuple[float, int, int, int]] | None = None,
+        arriving: Arriving | None = None,
     ) -> None:
         self.first, self.stages = first, STAGES if stages is None else stages
         self.paired = paired_is_right(model.config, next(model.parameters()).device, precision)
         self.model, self.scenes, self.precision = model, scenes, precision
-        self.options = options
+        self.options, self.arriving = options, arriving
         self.device = next(model.parameters()).device
         self.generator = torch.Generator().manual_seed(options.seed)
         seconds = 60 * (60 * options.hours if options.hours else options.minutes)
@@ -168,18 +186,20 @@ class Trainer:
             "size": name,
             "seed": options.seed,
             "scenes": options.scenes,
+            "times": options.times,
             "learning_rate": options.learning_rate,
             "start": str(options.start),
             "precision": precision,
         }
         options.cache.mkdir(parents=True, exist_ok=True)
         self.file = FitFile(options.cache / f"state_{name}_{options.seed}.stbn", identity)
-        self.step, self.elapsed, self.recent = 0, 0.0, 0.0
+        self.step, self.elapsed, self.recent = 0, 0.0, torch.zeros((), device=self.device)
+        self.recorder, self.stage = Recorder(), self.stages[0]
         if (
             counters := self.file.restore(self.average, self.optimizer, self.generator)
         ) is not None:
             self.step, self.elapsed = counters["step"], counters["elapsed"]
-            self.recent = counters["recent"]
+            self.recent = torch.tensor(counters["recent"], device=self.device)
             self.schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
             self.schedule.resume(self.step, self.elapsed)
         self.validation: list[tuple[str, float, Scene]] = []
@@ -199,7 +219,7 @@ class Trainer:
                     break
                 started = time.perf_counter()
                 loss = self._one_step(fraction)
-                self.recent = loss if self.step == 1 else 0.99 * self.recent + 0.01 * loss
+                self.recent = loss.clone() if self.step == 1 else self.recent.lerp(loss, 0.01)
                 self.elapsed += time.perf_counter() - started
                 self.schedule.follow(self.step, self.elapsed)
                 if validate_every and self.elapsed >= next_validation:
@@ -207,26 +227,26 @@ class Trainer:
                     next_validation = self.elapsed + validate_every
                 if self.file.due(self.elapsed):
                     self._save()
+                    self._write_latest()
+                    _log(f"{self.elapsed:.0f} s, step {self.step}, loss {float(self.recent):.4f}")
             if validate_every:
                 self._validate()
             self._save()
         finally:
             self.average.swap()
 
-    def _one_step(self, fraction: float) -> float:
+    def _one_step(self, fraction: float) -> Tensor:
         """Draw clips of several movies, take one step of Adam; the loss."""
-        _, batch, frames, size = [stage for stage in self.stages if stage[0] <= fraction][-1]
-        samples = [draw_sample(self.scenes, frames, size, self.generator) for _ in range(batch)]
-        prior = predict(self.model, samples, self.precision, paired=self.paired)
+        for scene in self.arriving.here() if self.arriving is not None else ():
+            self.scenes.add(scene)
+        stage = [stage for stage in self.stages if stage[0] <= fraction][-1]
+        if stage != self.stage:
+            self.recorder.forget()  # of other shapes
+        _, clips, frames, size = self.stage = stage
+        clips *= self.options.times
+        batch = self.scenes.draw(clips, frames, size, self.generator)
         beta = self.config.beta * self.schedule.decay(fraction)
-        losses = [
-            expected_loss(prior[i : i + 1], sample, beta=beta)
-            + _WIDTH_WEIGHT * width_loss(prior[i : i + 1], sample)
-            for i, sample in enumerate(samples)
-        ]
-        loss = torch.stack(losses).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._loss_and_gradients(batch, beta)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(self.step, fraction)
@@ -236,7 +256,24 @@ class Trainer:
             self.average.update(self.step)
         else:
             _log(f"step {self.step}: gradient not finite, skipped")
-        return float(loss.detach())
+        return loss
+
+    def _loss_and_gradients(self, batch: Batch, beta: float) -> Tensor:
+        """The loss; gradients are in the weights afterwards."""
+
+        def loss_of(model: STBN, beta: Tensor, *tensors: Tensor) -> Tensor:
+            clips = Batch(*tensors)
+            prior = predict(model, clips, self.precision, paired=self.paired)
+            return training_loss(prior, clips, beta)
+
+        power = torch.full((), beta, device=self.device)
+        tensors = [power, *(getattr(batch, field.name) for field in fields(batch))]
+        loss, *gradients = self.recorder(
+            None, partial(loss_and_gradients, self.model, loss_of), tensors
+        )
+        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        return loss
 
     def _save(self) -> None:
         """State to the file."""
@@ -250,15 +287,20 @@ class Trainer:
             "decay_from": self.schedule.decay_from,
             "step": self.step,
             "elapsed": self.elapsed,
-            "recent": self.recent,
+            "recent": float(self.recent),
             "knots": self.schedule.knots,
         }
         self.file.save(counters, self.average, self.optimizer, self.generator)
 
     def _validate(self) -> None:
-        """Validate the averaged weights, and write them."""
+        """Validate the averaged weights."""
         self.average.swap()
         self.validate()
+        self.average.swap()
+
+    def _write_latest(self) -> None:
+        """Write the averaged weights."""
+        self.average.swap()
         write_weights(
             self.options.output.with_suffix(".latest.stbn"),
             self.model,
@@ -284,44 +326,36 @@ class Trainer:
         )
 
 
-def predict(
-    model: STBN, samples: Sequence[Sample], precision: Precision, *, paired: bool = False
-) -> Tensor:
-    """Prior (N, T, K, H, W) of crops of different movies, each told of its own noise."""
-    device = next(model.parameters()).device
-    inputs = torch.stack(
-        [network_input(s.inputs, (s.scene.units,), model.config) for s in samples]
-    ).to(device)
-    to_previous = torch.stack([s.flow_to_previous for s in samples]).to(device)
-    to_next = torch.stack([s.flow_to_next for s in samples]).to(device)
+def predict(model: STBN, batch: Batch, precision: Precision, *, paired: bool = False) -> Tensor:
+    """Prior (B, T, K, H, W) of clips of different movies, each told of its own noise."""
+    given = batch.inputs, batch.flow_to_previous, batch.flow_to_next
     if paired:
-        return paired_forward(model, inputs, to_previous, to_next, DTYPES[precision])
-    with autocast(device, precision):
-        prior: Tensor = model(inputs, to_previous, to_next)
+        return paired_forward(model, *given, DTYPES[precision])
+    with autocast(batch.inputs.device, precision):
+        prior: Tensor = model(*given)
     return prior
 
 
-def expected_loss(prior: Tensor, sample: Sample, *, beta: float = 0.0) -> Tensor:
+def expected_loss(prior: Tensor, batch: Batch, beta: float | Tensor = 0.0) -> Tensor:
     """Mean of `napari_stbn.prior.blind_loss` over the noise of the pixels that are predicted.
 
     The noise of a pixel is independent of its blind prior, so ``E (y - m)^2 = (x - m)^2 + s^2(x)``:
     the same objective with the same gradient on average, without the part of the gradient's noise
-    that the pixels' own noise makes. Divided by the mean weight of `beta`, so that bright movies,
-    whose errors are many standard deviations of their noise, do not outweigh the others.
+    that the pixels' own noise makes. Divided by the mean weight of `beta` in each clip, so that
+    bright movies, whose errors are many standard deviations of their noise, do not outweigh the
+    others.
     """
-    units = sample.scene.units
-    if units.noise is None:
-        raise ValueError("a scene must have a noise model, got None")
-    clean = sample.clean.to(prior.device)
-    mean = prior_mean(prior, (units,))[0]
-    assumed = units.noise.variance(mean.detach())
-    total = 1 + (prior[0, :, 1:2] * units.scaling.scale).square()
-    distance = ((clean - mean).square() + sample.scene.true_variance(clean)) / assumed
+    assumed, offset, scale = batch.units
+    mean = assumed.unstabilize(prior[:, :, :1] * scale + offset)
+    total = 1 + (prior[:, :, 1:2] * scale).square()
+    distance = (batch.clean - mean).square() + batch.true_variance
+    distance = distance / assumed.variance(mean.detach())
     weight = total.detach() ** beta
-    return (0.5 * (distance / total + total.log()) * weight).sum() / weight.sum()
+    loss = (0.5 * (distance / total + total.log()) * weight).sum((1, 2, 3, 4))
+    return (loss / weight.sum((1, 2, 3, 4))).mean()
 
 
-def width_loss(prior: Tensor, sample: Sample) -> Tensor:
+def width_loss(prior: Tensor, batch: Batch) -> Tensor:
     """Second score of the prior's width, lowest on average at the width that is right.
 
     ``(x - m)^2 / s + s`` with the error of the mean, which stays out of the gradient, and the
@@ -329,29 +363,25 @@ def width_loss(prior: Tensor, sample: Sample) -> Tensor:
     blind loss hardly depends on it, and a first training with that loss alone gave far too narrow
     priors in bright places. A fit cannot do this, for want of x.
     """
-    units = sample.scene.units
-    if units.noise is None:
-        raise ValueError("a scene must have a noise model, got None")
-    clean = sample.clean.to(prior.device)
-    mean = prior_mean(prior, (units,))[0].detach()
-    error = (clean - mean).square() / units.noise.variance(mean)
-    width = ((prior[0, :, 1:2] * units.scaling.scale).square() + _LEAST_WIDTH**2).sqrt()
-    score: Tensor = 0.5 * (error / width + width).mean() / width.detach().mean()
-    return score
+    assumed, offset, scale = batch.units
+    mean = assumed.unstabilize(prior[:, :, :1].detach() * scale + offset)
+    error = (batch.clean - mean).square() / assumed.variance(mean)
+    width = ((prior[:, :, 1:2] * scale).square() + _LEAST_WIDTH**2).sqrt()
+    score = 0.5 * (error / width + width).mean((1, 2, 3, 4))
+    return (score / width.detach().mean((1, 2, 3, 4))).mean()
+
+
+def training_loss(prior: Tensor, batch: Batch, beta: float | Tensor = 0.0) -> Tensor:
+    """What a training lowers."""
+    return expected_loss(prior, batch, beta) + _WIDTH_WEIGHT * width_loss(prior, batch)
 
 
 @torch.no_grad()
 def evaluate(model: STBN, scene: Scene) -> tuple[float, float, float, float]:
     """Blind loss, PSNR [dB] of prior and of posterior, truth within one standard deviation [%]."""
     units: tuple[Units, ...] = (scene.units,)
-    sample = Sample(
-        inputs=scene.units.to_network(scene.noisy),
-        clean=scene.clean,
-        flow_to_previous=scene.flow_to_previous.float(),
-        flow_to_next=scene.flow_to_next.float(),
-        scene=scene,
-    )
-    prior = predict(model, [sample], "float32").cpu()
+    batch = ScenePool([scene], next(model.parameters()).device).whole()
+    prior = predict(model, batch, "float32").cpu()
     noisy = scene.noisy[None]
     loss = float(blind_loss(prior, noisy, units, torch.ones_like(noisy)))
     span = float(scene.clean.max() - scene.clean.min())

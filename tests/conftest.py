@@ -36,4 +36,5 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """Where the tests of the core compute; an error, not a skip, where there is no such device."""
     from napari_stbn.devices import resolve_device
 
+    torch.backends.cudnn.allow_tf32 = False  # or float32 convolutions have ten bits on a GPU
     return resolve_device(request.config.getoption("--device"))

@@ -19,6 +19,7 @@ __all__ = ["DTYPES", "Precision", "autocast", "choose_precision", "paired_is_rig
 Precision = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _logger = logging.getLogger(__name__)
+_ASKED = ("cpu", "cuda")  # kinds of device that are asked what they can, not timed
 _WORST_GRADIENT = 0.15  # largest relative difference of a gradient that rounding to 8 bits explains
 
 
@@ -54,11 +55,13 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
 
     Notes
     -----
-    A CPU is asked whether it computes in bfloat16 at all, and not timed: another program at work
-    would change the answer, and with it the numbers of a seed. Other devices are timed.
+    A CPU and a CUDA GPU are asked whether they compute in bfloat16 at all, and not timed: another
+    program at work would change the answer, and with it the numbers of a seed; and on so few pixels
+    a GPU does nothing but begin. Other devices are timed.
     """
-    if device.type == "cpu":
-        if not _computes_bfloat16():
+    asked = device.type in _ASKED
+    if asked:
+        if not _computes_bfloat16(device):
             return "float32"
         if paired_is_right(config, device, "bfloat16"):  # what the fit takes, then
             return "bfloat16"
@@ -66,20 +69,21 @@ def choose_precision(config: STBNConfig, device: torch.device) -> Precision:
     low = try_step(config, device, "bfloat16", paired=False)
     if exact is None or low is None or not low.agrees(exact):
         return "float32"
-    return "bfloat16" if device.type == "cpu" or low.faster(exact) else "float32"
+    return "bfloat16" if asked or low.faster(exact) else "float32"
 
 
 @lru_cache(maxsize=16)
 def paired_is_right(config: STBNConfig, device: torch.device, precision: Precision) -> bool:
     """Whether `napari_stbn.network.paired` gives the gradients of the plain network, and gains.
 
-    It gains on every CPU that was measured, and is not timed there, see `choose_precision`.
+    It gains on every CPU and CUDA GPU that was measured, and is not timed there, see
+    `choose_precision`.
     """
     exact = try_step(config, device, "float32", paired=False)
     fast = try_step(config, device, precision, paired=True)
     if exact is None or fast is None or not fast.agrees(exact):
         return False
-    plain = None if device.type == "cpu" else try_step(config, device, precision, paired=False)
+    plain = None if device.type in _ASKED else try_step(config, device, precision, paired=False)
     return plain is None or fast.faster(plain)
 
 
@@ -133,7 +137,9 @@ def try_step(
     return Trial(gradient, times[-1])
 
 
-def _computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16; older torch versions may not know."""
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether a CPU or GPU has instructions for bfloat16; older torch versions may not know."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, question, bool)()) for question in questions)

@@ -137,7 +137,12 @@ def prior_std(prior: Tensor, units: Sequence[Units]) -> Tensor:
 
 
 def blind_loss(
-    prior: Tensor, noisy: Tensor, units: Sequence[Units], weight: Tensor, *, beta: float = 0.0
+    prior: Tensor,
+    noisy: Tensor,
+    units: Sequence[Units],
+    weight: Tensor,
+    *,
+    beta: float | Tensor = 0.0,
 ) -> Tensor:
     """Self-supervised loss of a clip: how badly the blind prior explains the noisy pixels.
 
@@ -151,7 +156,7 @@ def blind_loss(
         With a noise model: Gaussian likelihood. Without: squared error in network units.
     weight : Tensor, shape (N, T, 1, H, W)
         Zero for pixels that do not count (held out, dead, not finite), else one.
-    beta : float, default 0
+    beta : float or Tensor, default 0
         Weigh each pixel by its total variance to this power, without gradient. At 0 a network that
         is still unsure of a pixel hardly learns its mean there, which at the start is everywhere;
         at 1 means are learnt as under a squared error.
@@ -176,7 +181,7 @@ def blind_loss(
 
 
 def pixel_loss(
-    prior: Tensor, noisy: Tensor, units: Sequence[Units], *, beta: float = 0.0
+    prior: Tensor, noisy: Tensor, units: Sequence[Units], *, beta: float | Tensor = 0.0
 ) -> Tensor:
     """Blind loss (N, T, 1, H, W) of each pixel; parameters and meaning as in `blind_loss`."""
     c = len(units)
@@ -186,7 +191,7 @@ def pixel_loss(
     residual, _ = _standard_residual(prior, noisy, units)
     matrix = _total_covariance(prior, units)
     half = half_form(matrix, residual)
-    if beta:
+    if isinstance(beta, Tensor) or beta:
         trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(units)
         half = half * trace.detach() ** beta
     return half[:, :, None]

@@ -13,7 +13,7 @@ from napari_stbn.network import STBNConfig
 from napari_stbn.precision import Precision, Trial, choose_precision, paired_is_right, try_step
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
 @pytest.fixture(autouse=True)
@@ -63,13 +63,27 @@ def test_bfloat16_is_taken_only_where_a_cpu_has_it_and_it_is_right(
     expected: str,
 ) -> None:
     play(monkeypatch, wrong, {"bfloat16": 9.0})  # how busy a CPU is does not count
-    monkeypatch.setattr(precision_module, "_computes_bfloat16", lambda: native)
+    monkeypatch.setattr(precision_module, "_computes_bfloat16", lambda _: native)
     assert choose_precision(TINY, CPU) == expected
 
 
 @pytest.mark.parametrize(("low", "expected"), [(0.5, "bfloat16"), (0.95, "float32")])
-def test_a_gpu_is_timed(monkeypatch: pytest.MonkeyPatch, low: float, expected: str) -> None:
+def test_a_gpu_of_another_kind_is_timed(
+    monkeypatch: pytest.MonkeyPatch, low: float, expected: str
+) -> None:
     play(monkeypatch, {}, {"bfloat16": low})
+    assert choose_precision(TINY, MPS) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_a_cuda_gpu_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    """So few pixels would say nothing of its speed."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    play(monkeypatch, {}, {"bfloat16": 9.0})
     assert choose_precision(TINY, CUDA) == expected
 
 
@@ -80,8 +94,10 @@ def test_a_gpu_is_timed(monkeypatch: pytest.MonkeyPatch, low: float, expected: s
         (CPU, 1.5, 0.1, False),
         (CPU, math.nan, 0.1, False),
         (CPU, None, 0.1, False),
-        (CUDA, 1.0, 0.5, True),
-        (CUDA, 1.0, 0.95, False),
+        (CUDA, 1.0, 9.0, True),
+        (CUDA, 1.5, 0.1, False),
+        (MPS, 1.0, 0.5, True),
+        (MPS, 1.0, 0.95, False),
     ],
 )
 def test_both_directions_in_one_pass_only_where_right(

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from napari_stbn._model_file import read_model_file
+from napari_stbn.flow.field import warp
 from napari_stbn.network import STBN, STBNConfig
-from napari_stbn.prior import blind_loss
+from napari_stbn.prior import blind_loss, network_input
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = STBNConfig(
@@ -73,71 +74,112 @@ def test_training_that_was_cut_off_goes_on_to_the_same_numbers(
     assert all(value.dtype == torch.float16 for value in whole.values())
 
 
+def whole(scenes: Path, number: int = 0) -> tuple[Any, Any]:
+    """A scene and all of it as a batch."""
+    pool = sys.modules["_pool"]
+    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED + number, scenes)
+    return scene, sys.modules["_batches"].ScenePool([scene], torch.device("cpu")).whole()
+
+
 def test_its_loss_is_the_mean_of_the_blind_loss_over_the_noise_of_the_pixels(
     pretrain: ModuleType, scenes: Path
 ) -> None:
     """Whatever the prior, with the noise as estimated, which is not quite the true one."""
-    pool = sys.modules["_pool"]
-    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED, scenes)
-    sample = pool.draw_sample([scene], 4, 16, torch.Generator().manual_seed(0))
+    scene, batch = whole(scenes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        prior = torch.rand(1, 4, 2, 16, 16)
-        camera, clean = scene.camera, sample.clean
+        prior = torch.rand(1, 6, 2, 32, 32)
+        camera, clean = scene.camera, scene.clean
         light = (clean - camera.offset) / camera.gain
         losses = []
         for _ in range(400):
             electrons = torch.poisson(light) + camera.read_noise * torch.randn(light.shape)
             noisy = (camera.offset + camera.gain * electrons).round()[None]
             losses.append(blind_loss(prior, noisy, (scene.units,), torch.ones_like(noisy)))
-    expected = float(pretrain.expected_loss(prior, sample))
+    expected = float(pretrain.expected_loss(prior, batch))
     values = torch.stack(losses)
     assert expected == pytest.approx(float(values.mean()), abs=4 * float(values.std()) / 20)
 
 
-def test_crops_run_backwards_have_their_flows_exchanged(pretrain: ModuleType, scenes: Path) -> None:
-    """The reversed crop's flow to the previous frame leads to what follows in the original."""
-    pool = sys.modules["_pool"]
-    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED, scenes)
-    sample = pool.draw_sample([scene], 5, 16, torch.Generator().manual_seed(1))
-    back = pool.reversed_in_time(sample)
-    for t in range(4):
-        # Frame t + 1 of the reversed crop is frame 3 - t of the original, whose successor is 4 - t.
-        assert torch.equal(back.flow_to_previous[t], sample.flow_to_next[3 - t])
-        assert torch.equal(back.clean[t], sample.clean[4 - t])
-    again = pool.reversed_in_time(back)
-    assert torch.equal(again.flow_to_next, sample.flow_to_next)
+def test_a_batch_holds_what_a_fit_would_give_the_network(scenes: Path) -> None:
+    scene, batch = whole(scenes)
+    frames = network_input(scene.units.to_network(scene.noisy), (scene.units,), TINY)
+    torch.testing.assert_close(batch.inputs[0], frames)
+    torch.testing.assert_close(batch.true_variance[0], scene.true_variance(scene.clean))
+
+
+def test_clips_keep_their_motion_however_they_are_turned(scenes: Path) -> None:
+    """A pattern that drifts is found where its flow says, in each of many clips."""
+    scene, _ = whole(scenes)
+    still = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    clean = torch.stack([1000 + 500 * still.roll((t, 2 * t), (1, 2)) for t in range(6)])
+    back = torch.tensor([-2.0, -1.0])[:, None, None].expand(5, 2, 32, 32).half()
+    drifting = replace(
+        scene,
+        clean=clean,
+        flow_to_previous=back,
+        flow_to_next=-back,
+        clean_to_previous=back,
+        clean_to_next=-back,
+    )
+    pool = sys.modules["_batches"].ScenePool([drifting], torch.device("cpu"))
+    batch = pool.draw(160, 3, 16, torch.Generator().manual_seed(0))
+    frames = batch.clean.unbind(1)
+    for t in (1, 2):
+        for here, there, flow in (
+            (frames[t], frames[t - 1], batch.flow_to_previous[:, t - 1]),
+            (frames[t - 1], frames[t], batch.flow_to_next[:, t - 1]),
+        ):
+            moved = warp(there, flow)
+            torch.testing.assert_close(moved[..., 2:-2, 2:-2], here[..., 2:-2, 2:-2])
+    directions = {tuple(map(int, flow[0, :, 0, 0])) for flow in batch.flow_to_previous}
+    assert len(directions) == 8  # four turns, mirrored or not; backwards gives no new ones
+    noise = (batch.inputs[:, :, :1].flatten(1).std(1), batch.clean.flatten(1).std(1))
+    assert all(bool((spread > 0).all()) for spread in noise)
 
 
 def test_every_movie_weighs_the_same_whatever_its_brightness(
     pretrain: ModuleType, scenes: Path
 ) -> None:
     """With `beta` the weights are divided by their mean."""
-    pool = sys.modules["_pool"]
-    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED + 1, scenes)
-    sample = pool.draw_sample([scene], 4, 16, torch.Generator().manual_seed(0))
-    even = torch.full((1, 4, 2, 16, 16), 0.3)
-    one, other = (pretrain.expected_loss(even, sample, beta=b) for b in (0.0, 1.0))
+    _, batch = whole(scenes, 1)
+    even = torch.full((1, 6, 2, 32, 32), 0.3)
+    one, other = (pretrain.expected_loss(even, batch, b) for b in (0.0, 1.0))
     torch.testing.assert_close(one, other)
 
 
 def test_the_score_of_the_width_is_lowest_at_the_error(pretrain: ModuleType, scenes: Path) -> None:
-    pool = sys.modules["_pool"]
-    scene = pool.load_or_make(pool.FIRST_TRAINING_SEED + 1, scenes)
-    sample = pool.draw_sample([scene], 4, 16, torch.Generator().manual_seed(0))
+    scene, batch = whole(scenes, 1)
     units = scene.units
-    mean = torch.full((1, 4, 1, 16, 16), 0.2)
-    error = sample.clean - units.to_intensity(mean)[0]
+    mean = torch.full((1, 6, 1, 32, 32), 0.2)
+    error = scene.clean - units.to_intensity(mean)[0]
     noise = units.noise.variance(units.to_intensity(mean)[0])
     right = float((error.square() / noise).mean().sqrt()) / units.scaling.scale
     width = torch.tensor(right, requires_grad=True)
     prior = torch.cat([mean, width.expand_as(mean)], 2)
-    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, sample), width)
+    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, batch), width)
     assert float(slope) * right == pytest.approx(0, abs=1e-3)
     wide = torch.tensor(2 * right, requires_grad=True)
     prior = torch.cat([mean, wide.expand_as(mean)], 2)
-    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, sample), wide)
+    (slope,) = torch.autograd.grad(pretrain.width_loss(prior, batch), wide)
     assert float(slope) > 0
+
+
+def test_training_begins_while_scenes_are_still_made(
+    pretrain: ModuleType, scenes: Path, tmp_path: Path
+) -> None:
+    pool = sys.modules["_pool"]
+    seeds = [pool.FIRST_TRAINING_SEED + number for number in range(2)]
+    for name in (f"scene_{seeds[0]}.npz",):
+        (tmp_path / name).write_bytes((scenes / name).read_bytes())
+    arriving = sys.modules["_scene_files"].Arriving(seeds, tmp_path)
+    held = sys.modules["_batches"].ScenePool(arriving.first(1), torch.device("cpu"), 2)
+    assert list(arriving.here()) == []
+    late = tmp_path / f"scene_{seeds[1]}.npz"
+    late.with_suffix(".part").write_bytes((scenes / late.name).read_bytes())
+    late.with_suffix(".part").replace(late)
+    held.add(arriving.first(1)[0])
+    assert held.count == 2
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def gather_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
 
 def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
     """Gradient of `gather_rows` from as many rows (M, C) to as many; the transposed sum."""
-    if not _has_bags(pixels):
+    if pixels.device.type != "cpu" or not _has_bags(pixels):
         shares = pixels[:, None] * index.weights.to(pixels.dtype)[..., None]
         return torch.zeros_like(pixels).index_add_(0, index.rows.flatten(), shares.flatten(0, 1))
     m, taps = index.rows.shape
@@ -182,15 +182,16 @@ def scatter_rows(pixels: Tensor, index: WarpIndex) -> Tensor:
 
 
 def _has_bags(pixels: Tensor) -> bool:
-    """Whether sums of rows are one call: on the CPU, where this torch can in their format."""
-    return pixels.device.type == "cpu" and _cpu_has_bags(pixels.dtype)
+    """Whether sums of rows are one call: where this torch can on their device in their format."""
+    return pixels.device.type in ("cpu", "cuda") and _sums_bags(pixels.device, pixels.dtype)
 
 
 @lru_cache
-def _cpu_has_bags(dtype: torch.dtype) -> bool:
+def _sums_bags(device: torch.device, dtype: torch.dtype) -> bool:
     """Try a bag of one row."""
-    row, first = torch.ones(1, 1, dtype=dtype), torch.zeros(1, 1, dtype=torch.int32)
+    row = torch.ones(1, 1, dtype=dtype, device=device)
     try:
+        first = torch.zeros(1, 1, dtype=torch.int32, device=device)
         F.embedding_bag(first, row, mode="sum", per_sample_weights=row)
     except RuntimeError:
         return False
