@@ -128,7 +128,7 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
                 times.setdefault(name, []).append(seconds)
         middle = {name: median(values[1:]) for name, values in times.items()}
         total = sum(middle[name] for name in ours.NAMES)
-        work = 3 * _forward_flops(config, (batch, frames, size, size))
+        work = 3 * forward_flops(config, (batch, frames, size, size))
         yield {
             "step": f"width {width}, {batch} clips of {frames} x {size} x {size}",
             "plain reading [ms]": 1e3 * middle.get("plain", math.nan),
@@ -144,7 +144,7 @@ def _steps(movie: PreparedMovie, device: torch.device, repeats: int) -> Iterator
             / total,
             **{f"{name} [ms]": 1e3 * middle[name] for name in ours.NAMES},
             "GFLOP/s": work / total / 1e9,
-            "of the peak": work / total / _peak(device, ours.path.precision),
+            "of the peak": work / total / peak_rate(device, ours.path.precision),
         }
 
 
@@ -181,7 +181,7 @@ class OurStep:
         return {n: _timed(f, self.device) for n, f in zip(self.NAMES, parts, strict=True)}
 
 
-def _forward_flops(config: STBNConfig, shape: tuple[int, int, int, int]) -> float:
+def forward_flops(config: STBNConfig, shape: tuple[int, int, int, int]) -> float:
     """Floating-point operations of the plain network on a clip (N, T, H, W)."""
     n, t, h, w = shape
     model = STBN.seeded(config, 0)
@@ -191,7 +191,7 @@ def _forward_flops(config: STBNConfig, shape: tuple[int, int, int, int]) -> floa
     return float(counter.get_total_flops())
 
 
-def _peak(device: torch.device, precision: str) -> float:
+def peak_rate(device: torch.device, precision: str) -> float:
     """Operations a second of a large matrix product in the format of the fit."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     side = 2048 if device.type == "cpu" else 8192

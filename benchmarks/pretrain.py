@@ -87,8 +87,9 @@ def main() -> None:
     begin_with = min(options.train_on or options.scenes, options.scenes)
     scenes = ScenePool(arriving.first(begin_with), device, options.scenes)
     trainer = Trainer(model, scenes, options, precision, read_first(flow_from), arriving=arriving)
-    trainer.run()
-    if options.width_steps and trainer.done:
+    if not options.width_only:
+        trainer.run()
+    if options.width_only or (options.width_steps and trainer.done):
         others = ScenePool(Arriving(width, cache).first(len(width)), device)
         losses = learn_width(
             model,
@@ -98,6 +99,7 @@ def main() -> None:
             partial(predict, model, precision=precision, paired=trainer.paired),
             training_loss,
             torch.Generator().manual_seed(options.seed),
+            options.width_share,
         )
         tenth = max(1, len(losses) // 10)
         _log(f"width: loss {mean(losses[:tenth]):.4f}, at the end {mean(losses[-tenth:]):.4f}")
@@ -142,6 +144,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--width-steps", type=int, default=600, help="of the width at the end; or 0"
     )
+    parser.add_argument("--width-share", type=float, default=0.3, help="of the way that it takes")
+    parser.add_argument("--width-only", action="store_true", help="of --start, nothing else")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--cache", type=Path, required=True, help="folder of scenes and state")
     parser.add_argument("--output", type=Path, required=True, help="file of the weights")

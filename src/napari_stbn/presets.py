@@ -19,8 +19,8 @@ __all__ = ["PRESETS", "Preset", "PresetName", "choose_preset", "choose_turns",
 _PREDICTED_PIXELS = {"cpu": 800_000, "mps": 3_000_000, "cuda": 20_000_000}
 _WIDTH, _GROWTH = 16, 1.4  # one of 32 channels takes 2.6 times as long
 _REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
-# Pixels for each second of the fit up to which results are averaged over turns. One core denoises
-# about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
+# Pixels for each second of the fit up to which results of a network of 16 channels are averaged over
+# turns. One core denoises about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
 _TURNED_PIXELS = 20_000
 
 PresetName = Literal["preview", "balanced", "best", "paper"]
@@ -51,10 +51,8 @@ class Preset:
 # and lost less than .1 on others; 32 gained no more.
 PRESETS: dict[PresetName, Preset] = {
     "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),
-    "balanced": Preset(STBNConfig(), TrainingConfig(time_budget=180)),
-    "best": Preset(
-        STBNConfig(width=32, head_blocks=2), TrainingConfig(time_budget=900, batch=4), turns=4
-    ),
+    "balanced": Preset(_STANDARD, TrainingConfig(time_budget=180)),
+    "best": Preset(_STANDARD, TrainingConfig(time_budget=900, batch=4), turns=4),
     "paper": Preset(
         STBNConfig.paper(1),
         TrainingConfig(
@@ -96,7 +94,7 @@ def choose_turns(preset: PresetName, pixels: int, seconds: float | None) -> int:
     if chosen.turns is not None:
         return chosen.turns
     budget = seconds or chosen.training.time_budget or math.inf
-    return 4 if pixels <= _TURNED_PIXELS * budget else 1
+    return 4 if pixels <= _TURNED_PIXELS * _speed(chosen.network) * budget else 1
 
 
 def predictable_pixels(seconds: float, device: torch.device, network: STBNConfig) -> int:
@@ -116,5 +114,9 @@ def predictable_pixels(seconds: float, device: torch.device, network: STBNConfig
         Not from a clock, so that the same run gives the same result again.
     """
     rate = _PREDICTED_PIXELS.get(device.type, _PREDICTED_PIXELS["cpu"])
-    rate *= (_WIDTH / network.width) ** _GROWTH
-    return int(rate * _REFINEMENT_SHARE * seconds)
+    return int(rate * _speed(network) * _REFINEMENT_SHARE * seconds)
+
+
+def _speed(network: STBNConfig) -> float:
+    """Pixels in a second, as a part of those of a network of 16 channels."""
+    return (_WIDTH / network.width) ** _GROWTH
