@@ -19,9 +19,9 @@ __all__ = ["PRESETS", "Preset", "PresetName", "choose_preset", "choose_turns",
 _PREDICTED_PIXELS = {"cpu": 800_000, "mps": 3_000_000, "cuda": 20_000_000}
 _WIDTH, _GROWTH = 16, 1.4  # one of 32 channels takes 2.6 times as long
 _REFINEMENT_SHARE = 0.2  # of a time budget that may go into a first prediction
-# Pixels for each second of the fit up to which results of a network of 16 channels are averaged over
-# turns. One core denoises about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
-_TURNED_PIXELS = 20_000
+# Pixels for each second of the fit up to which results are averaged over turns, of a network of 16
+# channels. One core denoises about 80,000 pixels a second in four turns (AMD EPYC, bfloat16).
+_TURNED_PIXELS = 25_000
 
 PresetName = Literal["preview", "balanced", "best", "paper"]
 
@@ -48,8 +48,8 @@ class Preset:
 # Many small clips beat few large ones: with as many pixels in all, a fit to clips of 32 px ended
 # above those to 48, 64 and 96 px on `simulate()`. A GPU wants more work in a step. In time, longer
 # clips are better: from learnt weights, 24 frames instead of 16 gained .3 and .6 dB on still scenes
-# and lost less than .1 on others; 32 gained no more. Twice the channels are worth
-# their time wherever there is any: in 12 s of one core on movies of 32 x 96 x 96 px, .46 dB above.
+# and lost less than .1 on others; 32 gained no more. Twice the channels are worth their time: in
+# 12 s of one core on movies of 32 x 96 x 96 pixels they ended .46 dB higher.
 _STANDARD = STBNConfig(width=32, head_blocks=2)
 PRESETS: dict[PresetName, Preset] = {
     "preview": Preset(STBNConfig(), TrainingConfig(time_budget=30)),

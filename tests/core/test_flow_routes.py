@@ -186,7 +186,7 @@ def test_motion_is_that_of_the_start(tmp_path: Path) -> None:
     """A fitted model has learnt noise by heart; flow between its frames would follow that."""
     simulated, first = movie("translation", 2, 20), start()
     noise = PoissonGaussianNoise(simulated.gain, simulated.offset, simulated.read_noise)
-    fitted = Denoiser(device="cpu", turns=1, noise=noise)
+    fitted = Denoiser("preview", device="cpu", turns=1, noise=noise)
     fitted.fit(simulated.noisy, axes="TYX", max_steps=8)
     found = fitted.denoise(simulated.noisy, axes="TYX").flow_to_next
     assert found.any()
@@ -195,7 +195,7 @@ def test_motion_is_that_of_the_start(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ready.movies[0, 0].flow_to_next.numpy(), found.squeeze())
     # So it is from the file, and where a fit goes on from there.
     path = fitted.save(tmp_path / "model.stbn")
-    on = Denoiser(device="cpu", turns=1, noise=noise, start=path)
+    on = Denoiser("preview", device="cpu", turns=1, noise=noise, start=path)
     on.fit(simulated.noisy, axes="TYX", max_steps=2)
     kept, again = (SavedModel.read(p) for p in (path, on.save(tmp_path / "again.stbn")))
     for saved in (kept, again):
