@@ -121,4 +121,4 @@ def predictable_pixels(seconds: float, device: torch.device, network: STBNConfig
 
 def _speed(network: STBNConfig) -> float:
     """Pixels in a second, as a part of those of a network of 16 channels."""
-    return (_WIDTH / network.width) ** _GROWTH
+    return float((_WIDTH / network.width) ** _GROWTH)
