@@ -59,11 +59,14 @@ class FitPath:
         prior = self.prior(clip)
         return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
 
-    def prior(self, clip: Clip) -> Tensor:
-        """Prior (N, T, K, H, W) of a clip."""
+    def prior(self, clip: Clip, *, recorded: bool = True) -> Tensor:
+        """Prior (N, T, K, H, W) of a clip; not from a recording where somebody looks on.
+
+        A recording calls no layers, and so no hooks of theirs.
+        """
         inputs = network_input(clip.inputs, clip.units, self.model.config)
         tensors = inputs, clip.flow_to_previous, clip.flow_to_next
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not recorded:
             return self._run(self.model, *tensors)
 
         def work(*tensors: Tensor) -> list[Tensor]:

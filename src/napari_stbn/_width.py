@@ -111,7 +111,7 @@ def looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     last = path.model.last
     hook = last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     try:
-        prior = path.prior(clip)
+        prior = path.prior(clip, recorded=False)
     finally:
         hook.remove()
     features = torch.cat(seen)

@@ -133,3 +133,14 @@ def test_most_of_the_truth_lies_within_the_stated_deviation_after_a_fit() -> Non
     off = np.abs(fitted.denoised - movie.clean)
     assert 0.6 < float(np.mean(off <= fitted.uncertainty)) < 0.8
     assert 0.9 < float(np.mean(off <= 2 * fitted.uncertainty)) < 0.99
+
+
+def test_features_are_seen_where_priors_come_from_recordings(clips: list[Clip]) -> None:
+    """A GPU replays its kernels and calls no layer that a hook could listen to."""
+    path = FitPath(STBN.seeded(TINY, 0).place(torch.device("cpu")), "float32")
+    with torch.no_grad():
+        expected = path.prior(clips[0])
+        path._recorder = lambda *_: [expected]  # type: ignore[assignment]
+        prior, features = looked_at(path, clips[0])
+    torch.testing.assert_close(prior, expected)
+    assert features.shape == (expected[:, :, 0].numel(), TINY.width)
