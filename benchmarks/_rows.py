@@ -6,7 +6,6 @@ A row that fails says why, and the others are still measured.
 from __future__ import annotations
 
 import gc
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeVar
 
-import psutil
 import torch
 
 from _authors_code import Shape
+from _memory import Peak
 from engine import forward_flops
 from napari_stbn.network import STBNConfig
 from napari_stbn.training import TrainingConfig
@@ -98,23 +97,10 @@ def movie_row(function: Callable[[], Any], device: torch.device, frames: int) ->
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    process, done = psutil.Process(), threading.Event()
-    before = largest = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(0.02):
-            largest = max(largest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with Peak() as taken:
         seconds = seconds_of(function, device)
-    finally:
-        done.set()
-        watcher.join()
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
-    host = (largest - before) / 1e9
+    host = taken.bytes / 1e9
     return {"s": seconds, "frames/s": frames / seconds, "peak [GB]": peak, "host [GB]": host}
 
 

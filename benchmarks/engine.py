@@ -10,7 +10,6 @@ import argparse
 import math
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,12 +18,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import napari_stbn as stbn
 from _common import Format, machine, machine_line, markdown_table, use_threads, write_results
+from _memory import Peak
 from _plain_reading import clip_flow, network_flow, plain_model, plain_states, plain_step
 from napari_stbn._fit_parts import Adam
 from napari_stbn._fit_path import FitPath
@@ -321,20 +320,9 @@ def _memory_of(name: str) -> None:
                 np.asarray(piece.mean)  # a reader would write it to a file
 
     denoise(small, plan)  # what libraries take for themselves comes before
-    process = psutil.Process()
-    before, largest, done = process.memory_info().rss, 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(0.005):
-            largest = max(largest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    denoise(movie, plan)
-    done.set()
-    watcher.join()
-    print(largest - before, 0 if name == "plain" else plan.bytes)
+    with Peak(every=0.005) as peak:
+        denoise(movie, plan)
+    print(peak.bytes, 0 if name == "plain" else plan.bytes)
 
 
 def _imports() -> Iterator[Row]:

@@ -60,19 +60,17 @@ def main() -> None:
     training, width = (
         range(first, first + number)
         for first, number in (
-            (FIRST_TRAINING_SEED, options.scenes),
+            (FIRST_TRAINING_SEED, 1 if options.width_only else options.scenes),
             (FIRST_WIDTH_SEED, options.width_scenes),
         )
     )
-    if options.train_on:
-        arriving = Arriving(training, cache)
-    else:
+    if not options.train_on:
         for number in make_scenes([*training, *width], cache, flow_from, options.processes):
             if number % 50 == 0:
                 _log(f"{number} scenes after {time.perf_counter() - started:.0f} s")
-        if options.scenes_only:
-            return
-        arriving = Arriving(training, cache)
+    if options.scenes_only:
+        return
+    arriving = Arriving(training, cache)
     config = SIZES[options.size]
     device = torch.device(options.device)
     model = STBN.seeded(config, options.seed)
@@ -84,8 +82,8 @@ def main() -> None:
     model.clip_frames = STAGES[-1][2]
     model.place(device)
     precision = options.precision or choose_precision(config, device)
-    begin_with = min(options.train_on or options.scenes, options.scenes)
-    scenes = ScenePool(arriving.first(begin_with), device, options.scenes)
+    begin_with = min(options.train_on or len(training), len(training))
+    scenes = ScenePool(arriving.first(begin_with), device, len(training))
     trainer = Trainer(model, scenes, options, precision, read_first(flow_from), arriving=arriving)
     if not options.width_only:
         trainer.run()

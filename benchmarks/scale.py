@@ -18,17 +18,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import psutil
 import zarr
 
 from _common import machine, machine_line, markdown_table, use_threads
+from _memory import Peak
 
 FRAMES = (50, 100, 200, 500, 1000, 2000)  # of 128 x 128 pixels
 SIDES = (128, 256, 512, 1024)  # px, of 50 frames
@@ -137,27 +136,6 @@ def measure(frames: int, side: int, threads: int) -> Row:
         "limit_gb": limit,
         "fit_to": "parts" if streams else "all",
     }
-
-
-class Peak:
-    """Largest growth of this process's resident memory [bytes], looked at fifty times a second."""
-
-    def __enter__(self) -> Self:
-        self._process = psutil.Process()
-        self._before = self._process.memory_info().rss
-        self.bytes = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
 
 
 def simulate_into(path: Path, shape: tuple[int, int, int]) -> None:

@@ -43,7 +43,7 @@ class FitPath:
         self.safe = False
         self.parts = 1
         self._recorder = Recorder()
-        self._seen: dict[int, tuple[Units, ...]] = {}  # by their address, which they must keep
+        self._units: dict[int, tuple[Units, ...]] = {}  # by address, which they so keep
 
     def play_safe(self) -> None:
         """Go on in float32 with the plain network."""
@@ -60,9 +60,10 @@ class FitPath:
         return blind_loss(prior, clip.intensities, clip.units, clip.weight, beta=beta)
 
     def prior(self, clip: Clip, *, recorded: bool = True) -> Tensor:
-        """Prior (N, T, K, H, W) of a clip; not from a recording where somebody looks on.
+        """Prior (N, T, K, H, W) of a clip.
 
-        A recording calls no layers, and so no hooks of theirs.
+        Without a gradient it comes from a recording where there can be one. That calls no layers,
+        and so no hooks of theirs: who listens to a layer wants it not `recorded`.
         """
         inputs = network_input(clip.inputs, clip.units, self.model.config)
         tensors = inputs, clip.flow_to_previous, clip.flow_to_next
@@ -132,9 +133,9 @@ class FitPath:
 
         inputs = network_input(clip.inputs, clip.units, self.model.config)
         others = clip.intensities, clip.weight, clip.flow_to_previous, clip.flow_to_next
-        self._seen[id(clip.units)] = clip.units
+        self._units[id(clip.units)] = clip.units
         key = id(clip.units), bool(beta), self.paired, self.precision
-        loss, *gradients = self._recorder(key, work, (inputs.new_tensor(beta), inputs, *others))
+        loss, *gradients = self._recorder(key, work, (inputs.new_full((), beta), inputs, *others))
         for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         return loss

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .devices import is_out_of_memory
-
 __all__ = ["Recorder", "loss_and_gradients"]
 
 _logger = logging.getLogger(__name__)
@@ -75,9 +73,7 @@ class Recorder:
                 return function(*tensors)
             try:
                 recording = _record(function, tensors)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
+            except RuntimeError as error:  # memory that ran out, too: a recording takes more of it
                 self.refused = _first_line(error)
             if recording is None:  # outside the handler, which holds what was made so far
                 self.forget()

@@ -301,7 +301,7 @@ def back(gradient: Tensor, x: Tensor, layer: Layer, into: Gradients) -> Tensor:
         into.use(gradient, x, layer)
         return maps(pixels(gradient) @ layer.weight.flatten(1), x)
     biased = layer.bias is not None
-    if gradient.device.type == "cpu" and _right(_Shape.of(x, layer)):
+    if gradient.device.type != "cuda" and _right(_Shape.of(x, layer)):
         of_input, *of_weights = _back(gradient, x, layer, [True, True, biased])
         into.add(layer, [g for g in of_weights if g is not None])
     else:
