@@ -426,7 +426,7 @@ def child_workers() -> list[psutil.Process]:
 @pytest.mark.usefixtures("workers")
 def test_a_worker_that_is_killed_loses_nothing(movies: Path, tmp_path: Path) -> None:
     """Two processes; one dies by SIGKILL in the middle of a fit, and all movies get done."""
-    long = RunSettings(preset="preview", device="cpu", max_steps=60, training=TRAINING)
+    long = RunSettings(preset="preview", device="cpu", max_steps=30, training=TRAINING)
     for number in range(2):
         write(movies / f"more{number}.tif", Stack(NOISY + number, "TYX"))
     out = tmp_path / "out"

@@ -145,7 +145,7 @@ def test_components_give_the_samples_back(tmp_path: Path, axes: str, folder: boo
 def test_colours_are_denoised_in_their_components_by_default() -> None:
     clean, noisy = coloured()
     before = noisy.copy()
-    denoiser = Denoiser("balanced", device="cpu", seed=0).fit(noisy, axes="TYXS", max_steps=1)
+    denoiser = Denoiser("preview", device="cpu", seed=0).fit(noisy, axes="TYXS", max_steps=1)
     assert denoiser.model is not None
     assert denoiser.model.config.channels == 1, "so that the weights that were learnt serve"
     result = denoiser.denoise(noisy, axes="TYXS")
@@ -155,7 +155,7 @@ def test_colours_are_denoised_in_their_components_by_default() -> None:
     assert result.uncertainty.shape == noisy.shape
     assert result.flow_to_next.shape == (5, 2, 40, 40), "one motion for all colours"
     np.testing.assert_array_equal(noisy, before)
-    apart = Denoiser("balanced", device="cpu", seed=0, channels="separate")
+    apart = Denoiser("preview", device="cpu", seed=0, channels="separate")
     by_samples = apart.fit(noisy, axes="TYXS", max_steps=1).denoise(noisy, axes="TYXS").denoised
     assert psnr(result.denoised, clean) > psnr(by_samples, clean) + 1.0
     inside = np.abs(result.denoised - clean) < result.uncertainty
@@ -370,7 +370,7 @@ def test_noise_that_grows_is_made_even_and_no_bias_is_left() -> None:
     found = {}
     ways: tuple[Literal["auto", "separate"], ...] = ("auto", "separate")
     for channels in ways:
-        denoiser = Denoiser("balanced", device="cpu", channels=channels)
+        denoiser = Denoiser("preview", device="cpu", channels=channels)
         denoiser.fit(noisy, axes="TYXS", max_steps=1)
         found[channels] = denoiser.denoise(noisy, axes="TYXS")
     result = found["auto"]

@@ -335,7 +335,7 @@ def test_wrong_choices_are_said() -> None:
 
 def denoised(data: Array, choice: Any, steps: int) -> tuple[Array, Array]:
     """Posterior mean and uncertainty from the pretrained weights."""
-    denoiser = Denoiser("balanced", device="cpu", correlation=choice)
+    denoiser = Denoiser("preview", device="cpu", correlation=choice)
     result = denoiser.fit(data, axes="TYX", max_steps=steps).denoise(data, axes="TYX")
     assert result.uncertainty is not None
     return result.denoised, result.uncertainty

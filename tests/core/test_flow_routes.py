@@ -166,7 +166,7 @@ def test_a_movie_is_judged_once_in_the_life_of_a_model(
 ) -> None:
     """Choosing takes several predictions: not again for the result, nor for a loaded model."""
     simulated = movie("static", 0, 20)
-    fitted = Denoiser(device="cpu").fit(simulated.noisy, axes="TYX", max_steps=1)
+    fitted = Denoiser("preview", device="cpu").fit(simulated.noisy, axes="TYX", max_steps=1)
     fitted.save(tmp_path / "model.stbn")
     loaded = Denoiser.load(tmp_path / "model.stbn", device="cpu")
 

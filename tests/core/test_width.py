@@ -125,9 +125,9 @@ def test_without_a_width_nothing_happens(clips: list[Clip]) -> None:
 def test_most_of_the_truth_lies_within_the_stated_deviation_after_a_fit() -> None:
     """From the weights of the package, on a movie they do not know."""
     movie = simulate((16, 64, 64), kind="puncta", photons=4, seed=71)
-    denoiser = Denoiser("balanced", device="cpu", noise=PoissonGaussianNoise(2.0, 100.0, 1.6))
+    denoiser = Denoiser("preview", device="cpu", noise=PoissonGaussianNoise(2.0, 100.0, 1.6))
     fitted = denoiser.fit(
-        movie.noisy, axes="TYX", training=TrainingConfig(max_steps=60, batch=1)
+        movie.noisy, axes="TYX", training=TrainingConfig(max_steps=30, batch=1)
     ).denoise(movie.noisy, axes="TYX")
     assert fitted.uncertainty is not None
     off = np.abs(fitted.denoised - movie.clean)

@@ -169,6 +169,7 @@ def chart_point(chart: LossChart, step: float, loss: float) -> tuple[float, floa
     return frame.x(chart._area, step), frame.y(chart._area, loss)
 
 
+@pytest.mark.quiet
 def test_adding_and_drawing_are_cheap(chart: LossChart) -> None:
     from time import perf_counter
 

@@ -300,6 +300,7 @@ def test_the_picture_is_denoised_left_and_original_right(make_napari_viewer_prox
     swipe.off()
 
 
+@pytest.mark.quiet
 def test_a_frame_of_a_large_movie_costs_little() -> None:
     from time import perf_counter
 

@@ -46,6 +46,7 @@ IDLE = {"fit": True, "pause": False, "stop": False, "cancel": False}
 RUNNING = {"fit": False, "pause": True, "stop": True, "cancel": True}
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("phase", ["noise", "flow", "fit", "paused", "denoise"])
 def test_cancel_acts_within_a_second(
     phase: str,
@@ -293,6 +294,7 @@ def test_without_qt_wait_adds_the_layers(model: ViewerModel) -> None:
     assert len(model.layers) == 1 + len(layers)
 
 
+@pytest.mark.quiet
 def test_without_qt_wait_gives_up_after_a_time_and_the_job_goes_on(model: ViewerModel) -> None:
     job = start_denoising(model, "cells", **ENDLESS)
     started = time.perf_counter()

@@ -86,6 +86,7 @@ def _slow(movie: np.ndarray[Any, Any], seconds: float = 0.6) -> Callable[[], Any
     return fetch
 
 
+@pytest.mark.quiet
 def test_a_real_movie_arrives_in_the_background(
     make_napari_viewer_proxy: Any,
     plugin: Any,

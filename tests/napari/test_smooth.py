@@ -11,10 +11,13 @@ from weakref import ref
 
 import numpy as np
 import psutil
+import pytest
 from qtpy.QtCore import Qt, QTimer
 
 from napari_stbn._napari._screen import garbage_kept
 from napari_stbn._napari.job import running_job
+
+pytestmark = pytest.mark.quiet
 
 FRAMES = 8
 
