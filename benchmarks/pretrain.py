@@ -13,7 +13,6 @@ from copy import deepcopy
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from _batches import Batch, ScenePool
 from _common import use_threads
 from _pool import FIRST_TRAINING_SEED, Scene, validation_scenes
-from _pretrain_width import FIRST_WIDTH_SEED, learn_width
+from _pretrain_width import FIRST_WIDTH_SEED, LEAST_WIDTH, learn_width
 from _scene_files import Arriving, make_scenes, read_first
 from _widen import widened
 from napari_stbn._fit_parts import Average, FitFile, Schedule
@@ -44,7 +43,6 @@ SIZES = {
     "standard": STBNConfig(width=32, head_blocks=2, noise_input=True),
 }
 _WIDTH_WEIGHT = 0.25
-_LEAST_WIDTH = 0.03  # of the noise's standard deviation: no need to know smaller ones apart
 # (from this part of the training on, clips in a step, frames, side [px]). Small clips while the
 # learning rate is high; long large ones, as inference will see them, while it falls.
 STAGES = ((0.0, 4, 16, 32), (0.4, 2, 24, 48), (0.7, 2, 32, 48))
@@ -88,19 +86,16 @@ def main() -> None:
     if not options.width_only:
         trainer.run()
     if options.width_only or (options.width_steps and trainer.done):
-        others = ScenePool(Arriving(width, cache).first(len(width)), device)
-        losses = learn_width(
+        others = Arriving(width, cache).first(len(width))
+        whole: Precision = "float32"
+        found = learn_width(
             model,
             others,
             options.width_steps,
-            STAGES[-1][1:],
-            partial(predict, model, precision=precision, paired=trainer.paired),
-            training_loss,
-            torch.Generator().manual_seed(options.seed),
-            options.width_share,
+            partial(predict, model, precision=whole),
+            options.seed,
         )
-        tenth = max(1, len(losses) // 10)
-        _log(f"width: loss {mean(losses[:tenth]):.4f}, at the end {mean(losses[-tenth:]):.4f}")
+        _log(f"width: loss {found[0]:.4f} before, {found[1]:.4f} after")
         trainer.validate()
     write_weights(options.output, model, options.seed, trainer.step)
     _log(f"wrote {options.output}, {options.output.stat().st_size / 1e6:.2f} MB")
@@ -138,11 +133,10 @@ def _options() -> argparse.Namespace:
         metavar="N",
         help="begin when N scenes are there, while another call makes the rest (--scenes-only)",
     )
-    parser.add_argument("--width-scenes", type=int, default=120, help="others, for the width")
+    parser.add_argument("--width-scenes", type=int, default=200, help="others, for the width")
     parser.add_argument(
-        "--width-steps", type=int, default=600, help="of the width at the end; or 0"
+        "--width-steps", type=int, default=5000, help="of the width at the end; or 0"
     )
-    parser.add_argument("--width-share", type=float, default=0.3, help="of the way that it takes")
     parser.add_argument("--width-only", action="store_true", help="of --start, nothing else")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--cache", type=Path, required=True, help="folder of scenes and state")
@@ -368,7 +362,7 @@ def width_loss(prior: Tensor, batch: Batch) -> Tensor:
     assumed, offset, scale = batch.units
     mean = assumed.unstabilize(prior[:, :, :1].detach() * scale + offset)
     error = (batch.clean - mean).square() / assumed.variance(mean)
-    width = ((prior[:, :, 1:2] * scale).square() + _LEAST_WIDTH**2).sqrt()
+    width = ((prior[:, :, 1:2] * scale).square() + LEAST_WIDTH**2).sqrt()
     score = 0.5 * (error / width + width).mean((1, 2, 3, 4))
     return (score / width.detach().mean((1, 2, 3, 4))).mean()
 

@@ -221,7 +221,10 @@ def info(options: argparse.Namespace) -> None:
             f"{' (uncertain)' if fit.uncertain else ''}"
             f"{'; in use: variance level by level' if fit.law is not None else ''}"
         )
-        for sentence in [*filter(None, [shared, fit.note]), *scan.defects().sentences()]:
+        for sentence in [
+            *filter(None, [fit.sentence, shared, fit.note]),
+            *scan.defects().sentences(),
+        ]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)
     free = size_in_words(run.free)

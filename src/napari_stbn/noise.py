@@ -38,6 +38,7 @@ __all__ = [
 # used. One that rises is nearly a line, and steep edges raise the measured variance of dark levels;
 # one that falls is no camera's.
 _MISFIT = {False: 0.35, True: 0.1}
+_EVEN = 0.05  # by which noise may differ between dark and light and still be called the same
 _SMALLEST_READ_NOISE = 0.01  # photoelectrons rms; keeps every variance positive
 
 
@@ -254,6 +255,20 @@ class NoiseFit:
     def best(self) -> PoissonGaussianNoise | MeasuredNoise:
         """What describes the movie best: the law where there is one, else the model."""
         return self.model if self.law is None else self.law
+
+    @property
+    def sentence(self) -> str:
+        """How strong the noise of a pixel is, for the user; gain and read noise do not show it.
+
+        Its standard deviation, in the units of the movie.
+        """
+        means = self.bin_means[self.bin_counts > 0]
+        if not means.size:
+            return ""
+        dark, light = np.sqrt(self.best.variance(np.array([means.min(), means.max()])))
+        if abs(light / dark - 1) < _EVEN:
+            return f"Noise of a pixel: {(dark + light) / 2:.3g}, whatever its brightness."
+        return f"Noise of a pixel: {dark:.3g} where it is dark, {light:.3g} where it is bright."
 
 
 def noise_from_dict(

@@ -268,6 +268,7 @@ def test_info_says_what_is_there_and_what_to_expect(
         r"pixel +Y 0.25, X 0.25 µm",
         r"interval +2 s",
         r"noise +channel 0: gain \d.* counts/photoelectron, offset .* read noise",
+        r"Noise of a pixel: [\d.]+ where it is dark, [\d.]+ where it is bright",
         r"noise +channel 1: ",
         r"memory +about [1-9]\d* MB of .* GB free on cpu",
         r"time +fit 30 s at most, denoising about \d+ s",

@@ -304,6 +304,20 @@ def test_constant_noise_is_recognised() -> None:
     assert flat.model.variance(np.array([10.0]))[0] == pytest.approx(4.0, rel=0.05)
 
 
+def test_it_is_said_how_strong_the_noise_is() -> None:
+    even = np.random.default_rng(0).normal(500.0, 30.0, (12, 64, 64))
+    said = estimate_noise(even).sentence
+    assert said.startswith("Noise of a pixel: ")
+    assert said.endswith(", whatever its brightness.")
+    assert float(said.split()[4].rstrip(",")) == pytest.approx(30, rel=0.03)
+    movie = simulate((16, 64, 64), photons=50, seed=1)
+    said = estimate_noise(movie.noisy).sentence
+    dark, light = (float(word) for word in said.split() if word[0].isdigit())
+    camera = PoissonGaussianNoise(movie.gain, movie.offset, movie.read_noise)
+    assert dark == pytest.approx(float(camera.variance(movie.clean.min()) ** 0.5), rel=0.15)
+    assert 2 * dark < light < float(camera.variance(movie.clean.max()) ** 0.5)
+
+
 def test_correlated_noise_keeps_its_variance_and_is_reported() -> None:
     rng = np.random.default_rng(10)
     movie = simulate((12, 96, 96), photons=20, seed=10)

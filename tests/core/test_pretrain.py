@@ -216,3 +216,26 @@ def test_a_larger_network_begins_where_the_smaller_one_is(
 
     with pytest.raises(ValueError, match="must hold"):
         pretrain.widened(large, TINY, seed=1)
+
+
+def test_the_width_is_learnt_from_errors_and_nothing_else_changes(
+    pretrain: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, generator = sys.modules["_pretrain_width"], torch.Generator().manual_seed(0)
+    model = STBN.seeded(TINY, 0)
+    with torch.no_grad():
+        features = torch.rand(60_000, model.last.in_channels, generator=generator)
+        scale = torch.full((60_000,), 5.0)
+        true = torch.nn.functional.softplus(features @ torch.linspace(-0.8, 0.4, 4)) * scale
+        error = true * torch.randn(60_000, generator=generator)
+    pixels = module.Pixels(features, error, scale)
+    monkeypatch.setattr(module, "gather", lambda *_: pixels)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, last = module.learn_width(model, [], 2000, lambda _: None, 0)
+    assert last < first
+    width = torch.nn.functional.softplus(features @ model.last.weight[1].flatten()) * scale
+    assert float((width / true).log().abs().mean().detach()) < 0.05
+    after = model.state_dict()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 1
+    assert torch.equal(before[changed[0]][0], after[changed[0]][0]), "the mean's row"

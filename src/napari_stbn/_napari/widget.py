@@ -149,6 +149,8 @@ class DenoiseWidget(Form):
                 f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
             )
             self.about.tooltip = run.pieces
+        if inspection.noise is not None:
+            lines.append(inspection.noise.sentence)
         self.about.value = "\n".join(lines)
 
     def _noise_given(self) -> None:
