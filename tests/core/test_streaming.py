@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from napari_stbn._segments import plan_segments
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.flow.field import ALIGNMENTS, Alignment, align_index
 from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.result import DenoiseResult
 from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
@@ -93,6 +95,13 @@ def twin(fitted: Denoiser, path: Path, memory: float) -> Denoiser:
     return loaded
 
 
+@functools.cache
+def fitted_and_denoised(which: str) -> tuple[Denoiser, DenoiseResult]:
+    """A model of a stack, and what it makes of it in memory."""
+    fitted = tiny().fit(STACKS[which], training=FEW)
+    return fitted, fitted.denoise(STACKS[which])
+
+
 @pytest.mark.parametrize(
     ("which", "ending"),
     [
@@ -105,8 +114,7 @@ def twin(fitted: Denoiser, path: Path, memory: float) -> Denoiser:
 )
 def test_a_streamed_result_is_that_of_the_whole(tmp_path: Path, which: str, ending: str) -> None:
     stack = STACKS[which]
-    fitted = tiny().fit(stack, training=FEW)
-    whole = fitted.denoise(stack)
+    fitted, whole = fitted_and_denoised(which)
     streaming = twin(fitted, tmp_path, LITTLE)
     assert not fitted.streams(stack)
     path, spread = tmp_path / f"out{ending}", tmp_path / f"std{ending}"

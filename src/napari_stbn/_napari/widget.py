@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari.layers import Image, Vectors
-from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QApplication
 
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import size_in_words
 from napari_stbn.settings import RunSettings
 
-from ._dialogs import Closing, ask_open, ask_save, guarded
-from ._threads import threads_for
-from .compare import SideBySide, Swipe, Toggle, find_pairs
+from ._dialogs import Closing, guarded
+from .compare import Toggle
 from .flow_layers import set_flow_density
-from .form import Form, positions
+from .form import positions
 from .inspector import Inspector
-from .layers import LayerStack, guess_layer_axes
+from .layers import guess_layer_axes
+from .outcome import Outcome
 from .preferences import Preferences, load_preferences, save_preferences
-from .reporting import write_job_report
-from .script import run_script
 from .scripting import start_denoising
 
 if TYPE_CHECKING:
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DenoiseWidget"]
 
 
-class DenoiseWidget(Form):
+class DenoiseWidget(Outcome):
     """Denoise the movie of an image layer.
 
     Every row and button is an attribute, so that a script can do what a person does:
@@ -48,12 +43,8 @@ class DenoiseWidget(Form):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer)
-        self.denoiser: Denoiser | None = None
         self.inspection: Inspection | None = None
-        self._model_file: Path | None = None  # that holds the denoiser at hand
         self._guess = ""  # what was guessed about the axes
-        self._last: tuple[LayerStack, RunSettings, DenoisingJob] | None = None
-        self._comparison: SideBySide | Swipe | None = None
         self._toggle = Toggle()
         self._inspector = Inspector(self._inspected)
         self._closing = Closing(self)
@@ -249,120 +240,12 @@ class DenoiseWidget(Form):
             self.denoiser = job.denoiser
         self._enable()
 
-    def load_model(self, path: str | Path | None = None) -> None:
-        """Take a saved model, to denoise with or to start from.
-
-        Parameters
-        ----------
-        path : path, optional
-            Asked for when None.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, or it is not a model of ours.
-        """
-        path = path or ask_open(self.native, "Load model", "Models (*.stbn)")
-        if path is None:
-            return
-        self.denoiser = Denoiser.load(path, device=self.device.value)
-        self.model_path = self._model_file = Path(path)
-        self.start.reset_choices()
-        self.start.value = str(path)
-        show_info(f"{self.model_path.name} is ready: denoise with it, or start a fit from it")
-        self._enable()
-
-    def save_model(self, path: str | Path | None = None) -> None:
-        """Keep the fitted model in a file.
-
-        Parameters
-        ----------
-        path : path, optional
-            Asked for when None; an existing file is then replaced, since the dialog asked.
-
-        Raises
-        ------
-        ValueError
-            If there is no model yet.
-        FileExistsError
-            If a given path exists.
-        """
-        if self.denoiser is None:
-            raise ValueError("there is no model yet; fit one first")
-        asked = path is None
-        path = path or ask_save(self.native, "Save model", "model.stbn", "Models (*.stbn)")
-        if path is not None:
-            self._model_file = self.denoiser.save(path, overwrite=asked)
-            show_info(f"saved {self._model_file}")
-
-    def script(self) -> str:
-        """A Python script of the last run, or of the one that the rows describe."""
-        if self._last is not None and self._last[2].state == "done":
-            source, settings, job = self._last
-            model = None if job.request.model is None else str(self._model_file or "model.stbn")
-            used = threads_for(job.request.threads)
-            return run_script(source, settings, threads=used, report=job.report, model=model)
-        return run_script(self.source(), self.settings(), threads=threads_for(self.threads.value))
-
-    def copy_script(self) -> None:
-        """Put `script` on the clipboard."""
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.script())
-            show_info("the script is on the clipboard")
-
-    def write_report(self, path: str | Path | None = None) -> None:
-        """Write an HTML page that checks the last result.
-
-        Raises
-        ------
-        ValueError
-            If there is no result yet, or its layers are gone.
-        """
-        if self._last is None or self._last[2].state != "done":
-            raise ValueError("there is no result yet; denoise a movie first")
-        asked = path is None
-        path = path or ask_save(self.native, "Write report", "report.html", "Report (*.html)")
-        if path is not None:
-            source, _, job = self._last
-            show_info(f"wrote {write_job_report(path, source, job, overwrite=asked)}")
-
-    def side_by_side(self) -> None:
-        """Show original and denoised side by side, or go back."""
-        self._compare(SideBySide)
-
-    def swipe(self) -> None:
-        """Show original and denoised left and right of a line, or go back."""
-        self._compare(Swipe)
-
-    def _compare(self, kind: type[SideBySide | Swipe]) -> None:
-        before, self._comparison = self._comparison, None
-        was_on = before is not None and before.is_on
-        if before is not None:
-            before.off()
-        if was_on and isinstance(before, kind):
-            return
-        pairs = find_pairs(self._viewer)
-        if not pairs:
-            raise ValueError("there is no denoised layer to compare with its original yet")
-        selected = [pair for pair in pairs if self._viewer.layers.selection & set(pair)]
-        self._comparison = kind(self._viewer, *(selected or pairs)[-1])
-        self._comparison.on()
-
     def restore_defaults(self) -> None:
         """Forget the settings of earlier sessions."""
         save_preferences(Preferences())
         self.use(Preferences())
         self.start.value = RunSettings().start
         self._layer_changed()
-
-    def _enable(self) -> None:
-        """Offer what can be done now."""
-        done = self._last is not None and self._last[2].state == "done"
-        idle = self._last is None or not self._last[2].is_running
-        self.buttons["save"].enabled = self.denoiser is not None and idle
-        self.buttons["apply"].enabled = self.denoiser is not None and idle
-        self.buttons["report"].enabled = done
 
     # ------------------------------------------------------------ open and close
 
