@@ -267,8 +267,16 @@ class NoiseFit:
             return ""
         dark, light = np.sqrt(self.best.variance(np.array([means.min(), means.max()])))
         if abs(light / dark - 1) < _EVEN:
-            return f"Noise of a pixel: {(dark + light) / 2:.3g}, whatever its brightness."
-        return f"Noise of a pixel: {dark:.3g} where it is dark, {light:.3g} where it is bright."
+            return f"Noise of a pixel: {_rounded((dark + light) / 2)}, whatever its brightness."
+        return (
+            f"Noise of a pixel: {_rounded(dark)} where it is dark, "
+            f"{_rounded(light)} where it is bright."
+        )
+
+
+def _rounded(value: float) -> str:
+    """Three digits, and no power of ten where whole numbers do."""
+    return f"{value:.0f}" if 100 <= value < 1e7 else f"{value:.3g}"
 
 
 def noise_from_dict(

@@ -310,6 +310,7 @@ def test_it_is_said_how_strong_the_noise_is() -> None:
     assert said.startswith("Noise of a pixel: ")
     assert said.endswith(", whatever its brightness.")
     assert float(said.split()[4].rstrip(",")) == pytest.approx(30, rel=0.03)
+    assert estimate_noise(even * 140).sentence.split()[4].rstrip(",").isdigit()
     movie = simulate((16, 64, 64), photons=50, seed=1)
     said = estimate_noise(movie.noisy).sentence
     dark, light = (float(word) for word in said.split() if word[0].isdigit())

@@ -265,6 +265,7 @@ def test_a_region_may_be_drawn(viewer: Any) -> None:
 
 def test_noise_memory_and_time_are_shown(widget: Any, looked: Callable[[Any], str]) -> None:
     said = looked(widget)
+    assert "Noise of a pixel: " in said
     assert "GB" in said
     assert "fit at most 30 s" in said
     measured = widget.inspection.noise.model

@@ -141,7 +141,7 @@ class DenoiseWidget(Outcome):
             )
             self.about.tooltip = run.pieces
         if inspection.noise is not None:
-            lines.append(inspection.noise.sentence)
+            lines.insert(int(run is not None), inspection.noise.sentence)
         self.about.value = "\n".join(lines)
 
     def _noise_given(self) -> None:
