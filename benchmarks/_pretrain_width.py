@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from _batches import Batch, ScenePool
 from _pool import Scene
+from napari_stbn._width import with_features
 from napari_stbn.network import STBN
 from napari_stbn.prior import prior_mean
 
@@ -84,21 +86,16 @@ def gather(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     device = model.last.weight.device
     for scene in scenes:
-        seen: list[Tensor] = []
-        hook = model.last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))  # noqa: B023
-        try:
-            prior = predict(ScenePool([scene], device).whole()).cpu()
-        finally:
-            hook.remove()
-        features = torch.cat(seen).float().cpu().permute(0, 2, 3, 1).flatten(0, 2)
+        whole = ScenePool([scene], device).whole()
+        prior, features = with_features(model, partial(predict, whole))
         units, noise = scene.units, scene.units.noise
         if noise is None:
             raise ValueError("the width is learnt in units of the noise, got a scene without")
-        mean = prior_mean(prior, (units,))[0]
+        mean = prior_mean(prior.cpu(), (units,))[0]
         error = ((scene.clean - mean) / noise.variance(mean).sqrt()).flatten()
         chosen = torch.randperm(len(error), generator=generator)[:_PIXELS]
         scale = torch.full((len(chosen),), float(units.scaling.scale))
-        found.append((features[chosen], error[chosen], scale))
+        found.append((features[chosen.to(device)].float().cpu(), error[chosen], scale))
     return Pixels(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 

@@ -87,12 +87,11 @@ def main() -> None:
         trainer.run()
     if options.width_only or (options.width_steps and trainer.done):
         others = Arriving(width, cache).first(len(width))
-        whole: Precision = "float32"
         found = learn_width(
             model,
             others,
             options.width_steps,
-            partial(predict, model, precision=whole),
+            partial(predict, model, precision="float32"),
             options.seed,
         )
         _log(f"width: loss {found[0]:.4f} before, {found[1]:.4f} after")

@@ -27,8 +27,8 @@ __all__ = ["DenoisedWindow", "Runner", "Shift", "shown_prior"]
 _logger = logging.getLogger(__name__)
 Shift = tuple[int, int]
 # Of the noise's standard deviation. Hardly anything was learnt about narrower predictions. With it
-# the truth lies within one deviation as often at 4 photoelectrons as at 100 (70 to 73 % of the
-# pixels of the validation movies of `benchmarks/pretrain.py`); without it, in 49 to 58 % there.
+# the truth lies within one deviation about as often at 4 photoelectrons as at 100 (69 to 73 % of
+# the pixels, `benchmarks/warm_start.py`).
 _LEAST_WIDTH = 0.02
 
 

@@ -19,7 +19,7 @@ fit's own width explains them better: then the movie is one that the start knew 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from .clips import Clip
 from .network import STBN
 from .prior import Units, prior_mean
 
-__all__ = ["compared", "keep_width", "looked_at"]
+__all__ = ["compared", "keep_width", "looked_at", "with_features"]
 
 _LEAST_SHARE = 0.3  # of the start's variance. Below it the start did not know its own error
 _GAINED = 0.85, 0.2  # of the change, and how surely, before anything is measured
@@ -107,15 +107,18 @@ def _gain(changed: float, start: Start) -> float:
 
 def looked_at(path: FitPath, clip: Clip) -> tuple[Tensor, Tensor]:
     """Prior (1, T, K, H, W) of a clip of one crop, and the head's last features, a row a pixel."""
+    return with_features(path.model, lambda: path.prior(clip, recorded=False))
+
+
+def with_features(model: STBN, predict: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What `predict` makes with a model, and what its last layer was given, a row a pixel."""
     seen: list[Tensor] = []
-    last = path.model.last
-    hook = last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    hook = model.last.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
     try:
-        prior = path.prior(clip, recorded=False)
+        prior = predict()
     finally:
         hook.remove()
-    features = torch.cat(seen)
-    return prior, features.permute(0, 2, 3, 1).flatten(0, 2)
+    return prior, torch.cat(seen).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def compared(

@@ -140,7 +140,7 @@ class DenoiseWidget(Outcome):
                 f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
             )
             self.about.tooltip = run.pieces
-        if inspection.noise is not None:
+        if inspection.noise is not None and inspection.noise.sentence:
             lines.insert(int(run is not None), inspection.noise.sentence)
         self.about.value = "\n".join(lines)
 
