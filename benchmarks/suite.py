@@ -1,7 +1,8 @@
 """Many movies, many methods: simulated ones with truth, real ones by pixels that were held out.
 
 ``python benchmarks/suite.py --seconds 60`` simulates every kind at three light levels;
-``--data FOLDER`` adds the real movies of a folder. There a random 2 % of the pixels are replaced by
+``--elsewhere all`` adds scenes drawn by other means than the simulator's, whose kinds no weights of
+ours have learnt; ``--data FOLDER`` adds the real movies of a folder. There a random 2 % of the pixels are replaced by
 a neighbour before any method sees the movie, and predictions are scored on what was measured there:
 the same test for every method, whose expectation is the true error plus that of the noise. It
 punishes a method for what it believes of the pixel itself, the more the less noise a movie has.
@@ -36,6 +37,7 @@ from _common import (
     use_threads,
     write_results,
 )
+from _elsewhere import SCENES, scene
 from _peers import Peer, peers
 from napari_stbn.noise import estimate_noise
 from napari_stbn.samples import KINDS
@@ -106,6 +108,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--photons", type=float, nargs="+", default=list(PHOTONS))
     parser.add_argument("--shape", type=int, nargs=3, default=(32, 96, 96), metavar="N")
+    parser.add_argument(
+        "--elsewhere", nargs="*", default=[], choices=[*SCENES, "all"], help="scenes of no training"
+    )
     parser.add_argument("--data", type=Path, help="folder of real movies (TIFF)")
     parser.add_argument(
         "--added", type=float, nargs="*", default=[], help="real movies with noise added: photons"
@@ -124,7 +129,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="does it run?")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if "all" in options.elsewhere:
+        options.elsewhere = list(SCENES)
+    return options
 
 
 def _movies(options: argparse.Namespace) -> Iterator[Movie]:
@@ -145,6 +153,10 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
                 truth.psnr,
                 truth,
             )
+    for number, name in enumerate(options.elsewhere):
+        light = scene(name, tuple(options.shape), FIRST_SEED + 500 + number)
+        for photons in options.photons:
+            yield _recorded(name, light, photons)
     for path in sorted(options.data.glob("*.tif*")) if options.data is not None else ():
         if not options.added:
             yield _real(path, options)
@@ -180,13 +192,18 @@ def _with_noise(path: Path, photons: float, options: argparse.Namespace) -> Movi
     """
     measured = _crop(path, options)
     low, high = (float(np.percentile(measured, p)) for p in (0.1, 99.9))
-    light = np.clip((measured - low) / (high - low), 0, 1.5) * photons
+    light = np.clip((measured - low) / (high - low), 0, 1.5)
+    return _recorded(path.stem, light, photons)
+
+
+def _recorded(name: str, light: NDArray[Any], photons: float) -> Movie:
+    """What our camera makes of light of which 1 is so many photons."""
     camera = stbn.PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.6)
-    clean = camera.offset + camera.gain * light
+    clean = camera.offset + camera.gain * photons * light
     rng = np.random.default_rng(1)
     noisy = np.clip(np.rint(camera.simulate(clean, rng)), 0, 65535).astype(np.float32)
     truth = Truth(clean.astype(np.float32), np.zeros(clean.shape, bool))
-    return Movie(f"{path.stem}, {photons:g} photons", noisy, camera, truth.psnr, truth)
+    return Movie(f"{name}, {photons:g} photons", noisy, camera, truth.psnr, truth)
 
 
 def _natural(path: Path, options: argparse.Namespace) -> Movie:

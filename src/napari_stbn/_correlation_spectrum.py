@@ -31,7 +31,8 @@ _SIDE = 32  # px of a window
 _SMALLEST = 16  # px
 _LOW, _HIGH = 0.06, 0.2  # cycles / px between which motion shows most
 _CUT = 0.16  # cycles / px below which the spectrum of the noise is not looked at
-_FINE = 0.28  # cycles / px above which no optics pass anything
+_FINE = 0.28  # cycles / px above which optics pass little
+_FINEST = 0.42  # cycles / px above which they pass next to nothing
 _QUIET = 0.12  # part of the windows that counts
 _FEW, _MOST = 240, 0.33  # where these are fewer than so many: up to this part
 _GROUPS = 12  # of windows, left out one after the other
@@ -50,15 +51,16 @@ class Spectrum:
     ----------
     coefficients : ndarray, shape (groups, orders)
         Of the logarithm of the spectrum, once with each group of windows left out.
-    fine : ndarray, shape (groups, 2)
-        Correlation with the next pixel along y and x, to first order, by the finest details alone:
-        what moves leaves no trace in it, and shared noise does.
+    fine, finest : ndarray, shape (groups, 2)
+        Correlation with the next pixel along y and x, to first order, by fine details alone, and by
+        the finest of these. Shared noise is seen in both alike; what moves hardly in the finest.
     rows, columns : ndarray, shape (groups,)
         Variance of offsets of whole rows and columns over that of the other noise.
     """
 
     coefficients: FloatArray
     fine: FloatArray
+    finest: FloatArray
     rows: FloatArray
     columns: FloatArray
 
@@ -165,13 +167,14 @@ def _fit(
         [np.cos(j * angle)[:, None] * np.cos(k * angle) for j, k in ((0, 0), *ORDERS)], -1
     )
     solve = np.linalg.pinv(design[inside])
-    finest = inside & (np.hypot(frequency[:, None], frequency) >= _FINE)
-    slopes = np.linalg.pinv(design[finest][:, _FIRST])
+    radius = np.hypot(frequency[:, None], frequency)
+    detailed = [inside & (radius >= least) for least in (_FINE, _FINEST)]
+    slopes = [np.linalg.pinv(design[some][:, _FIRST]) for some in detailed]
     group = np.arange(len(logarithms)) * _GROUPS // len(logarithms)
     sums = np.stack([logarithms[group == g].sum(0) for g in range(_GROUPS)])
     counts = np.bincount(group, minlength=_GROUPS)
     coefficients: list[FloatArray] = []
-    fine: list[FloatArray] = []
+    fine: tuple[list[FloatArray], ...] = ([], [])
     rows: list[float] = []
     columns: list[float] = []
     for own, count in zip(sums, counts, strict=True):
@@ -179,7 +182,8 @@ def _fit(
         found = solve @ mean[inside]
         model = design @ found
         coefficients.append(found[1:])
-        fine.append((slopes @ mean[finest])[1:] / 2)  # log(1 + 2 r cos) is about 2 r cos
+        for details, some, slope in zip(fine, detailed, slopes, strict=True):
+            details.append((slope @ mean[some])[1:] / 2)  # log(1 + 2 r cos) is about 2 r cos
         for lines, excess, smooth in (
             (rows, mean - model, model),
             (columns, (mean - model).T, model.T),
@@ -188,4 +192,6 @@ def _fit(
             line = float(np.exp((excess[along, 0] - excess[along, _BESIDE].mean(1)).mean()))
             share = float(np.exp(smooth[along, 0]).mean() / np.exp(smooth).mean())
             lines.append((line - 1) * share / gathered)
-    return Spectrum(np.array(coefficients), np.array(fine), np.array(rows), np.array(columns))
+    return Spectrum(
+        np.array(coefficients), *map(np.array, fine), np.array(rows), np.array(columns)
+    )

@@ -44,6 +44,7 @@ _UNEVEN = 0.2  # by which the noise of all details may differ; beyond, it is ano
 _LEAST_SHARED = 0.05  # correlation of neighbours that is worth a filter
 _LEAST_LINES = 0.03  # variance of offsets of lines over that of the noise, likewise
 _SURE = 4.0  # standard errors; motion that was taken for noise has large ones
+_LASTS = 0.75  # of what fine details share, in the finest: that of motion is down to a half
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,22 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
     -------
     CorrelationFit
         Without a `NoiseCorrelation` unless neighbours share more than 5 % of the noise, or lines
-        more than 3 %, by four standard errors: what moves everywhere makes these errors large. The
-        finest details, which no optics pass, must say so too.
+        more than 3 %, by four standard errors: what moves everywhere makes these errors large. Fine
+        details, of which optics pass little, must say so too, and the finest of them as much.
     """
     spectrum = measure_spectrum(movies)
     if spectrum is None:
         return CorrelationFit(None)
     x, error_x = _jackknife([correlation_at(c, 0, 1) for c in spectrum.coefficients])
     y, error_y = _jackknife([correlation_at(c, 1, 0) for c in spectrum.coefficients])
-    fine = [_jackknife(values.tolist()) for values in spectrum.fine.T]
+    fine, finest = (
+        [_jackknife(values.tolist()) for values in details.T]
+        for details in (spectrum.fine, spectrum.finest)
+    )
     shared = all(
         max(abs(value) - _SURE * error for value, error in estimates) > _LEAST_SHARED
         for estimates in (((x, error_x), (y, error_y)), fine)
-    )
+    ) and _lasts(fine, finest)
     lines: Lines = "none"
     line_share = 0.0
     measured = {
@@ -119,6 +123,12 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
     return CorrelationFit(
         correlation, x, error_x, y, error_y, measured["rows"][0], measured["columns"][0]
     )
+
+
+def _lasts(fine: Sequence[tuple[float, float]], finest: Sequence[tuple[float, float]]) -> bool:
+    """Whether what is shared most, and its error, is found in the finest details as well."""
+    (value, _), (last, error) = max(zip(fine, finest, strict=True), key=lambda pair: abs(pair[0][0]))
+    return math.copysign(1, value) * last + error >= _LASTS * abs(value)
 
 
 def estimate_pixel_noise(
