@@ -50,15 +50,16 @@ def _spots(frame: Light, y: Light, x: Light, bright: Light, sigma: float) -> Non
     reach = int(np.ceil(4 * sigma))
     height, width = frame.shape
     for cy, cx, light in zip(y, x, bright, strict=True):
-        top, left = int(round(cy)) - reach, int(round(cx)) - reach
+        top, left = round(float(cy)) - reach, round(float(cx)) - reach
         rows = np.arange(max(0, top), min(height, top + 2 * reach + 1))
         columns = np.arange(max(0, left), min(width, left + 2 * reach + 1))
         if light <= 0 or not len(rows) or not len(columns):
             continue
-        profile = [
-            np.exp(-0.5 * ((at - middle) / sigma) ** 2) for at, middle in ((rows, cy), (columns, cx))
-        ]
-        frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += light * np.outer(*profile)
+        down = np.exp(-0.5 * ((rows - cy) / sigma) ** 2)
+        across = np.exp(-0.5 * ((columns - cx) / sigma) ** 2)
+        frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += light * np.outer(
+            down, across
+        )
 
 
 def _calcium(shape: Shape, rng: np.random.Generator) -> Light:
@@ -112,7 +113,7 @@ def _comets(shape: Shape, rng: np.random.Generator) -> Light:
     movie = np.zeros(shape)
     movie += 0.08 * ndimage.gaussian_filter(rng.random((height, width)), 4)
     for _ in range(height * width * frames // 2500):
-        born, lasts = rng.integers(-8, frames), rng.integers(5, 14)
+        born, lasts = int(rng.integers(-8, frames)), int(rng.integers(5, 14))
         at, angle, speed = rng.uniform(0, 1, 2) * (height, width), rng.uniform(0, 6.3), 1.6
         step = speed * np.array([np.sin(angle), np.cos(angle)])
         for t in range(max(0, born), min(frames, born + lasts)):
@@ -124,7 +125,8 @@ def _comets(shape: Shape, rng: np.random.Generator) -> Light:
 def _heart(shape: Shape, rng: np.random.Generator) -> Light:
     """Textured tissue that beats: the whole of it, by several pixels, seven frames a beat."""
     frames, height, width = shape
-    tissue = np.exp(0.6 * _texture((height, width), 1.6, rng) + 0.5 * _texture((height, width), 9, rng))
+    size = height, width
+    tissue = np.exp(0.6 * _texture(size, 1.6, rng) + 0.5 * _texture(size, 9, rng))
     y, x = np.mgrid[:height, :width].astype(float)
     movie = np.empty(shape)
     for t in range(frames):
@@ -145,7 +147,7 @@ def _molecules(shape: Shape, rng: np.random.Generator) -> Light:
     frames, height, width = shape
     movie = np.full(shape, 0.05)
     for _ in range(height * width * frames // 3000):
-        born, lasts = rng.integers(-3, frames), 1 + rng.geometric(0.4)
+        born, lasts = int(rng.integers(-3, frames)), 1 + int(rng.geometric(0.4))
         y, x = rng.uniform(0, height), rng.uniform(0, width)
         for t in range(max(0, born), min(frames, born + lasts)):
             _spots(movie[t], np.array([y]), np.array([x]), rng.uniform(0.7, 1.3, 1), 1.3)
@@ -197,7 +199,7 @@ def _shaky(shape: Shape, rng: np.random.Generator) -> Light:
 
 
 def _faint(shape: Shape, rng: np.random.Generator) -> Light:
-    """Bright field: a bright ground, on which cells that crawl are a few per cent darker or brighter."""
+    """A bright ground with cells that crawl, a few per cent darker or brighter than it."""
     frames, height, width = shape
     y, x = np.mgrid[:height, :width]
     movie = 1 + 0.05 * _texture((height, width), 15, rng)[None] + np.zeros(shape)
@@ -244,7 +246,8 @@ def _division(shape: Shape, rng: np.random.Generator) -> Light:
                     + across * (b * (1 - 0.2 * gathered))
                 )
                 rod = np.linspace(-2, 2, 7)[:, None] * (across + tilt[i] * along)
-                _spots(movie[t], *(centre + rod).T, np.full(7, 0.3), 1.0)
+                at = centre + rod
+                _spots(movie[t], at[:, 0], at[:, 1], np.full(7, 0.3), 1.0)
     return movie
 
 

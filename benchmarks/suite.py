@@ -1,15 +1,15 @@
 """Many movies, many methods: simulated ones with truth, real ones by pixels that were held out.
 
 ``python benchmarks/suite.py --seconds 60`` simulates every kind at three light levels;
-``--elsewhere all`` adds scenes drawn by other means than the simulator's, whose kinds no weights of
-ours have learnt; ``--data FOLDER`` adds the real movies of a folder. There a random 2 % of the pixels are replaced by
-a neighbour before any method sees the movie, and predictions are scored on what was measured there:
-the same test for every method, whose expectation is the true error plus that of the noise. It
-punishes a method for what it believes of the pixel itself, the more the less noise a movie has.
-``--added 10`` takes real movies for the truth instead, with light and noise of a camera of ours: so
-many photons at their brightest. ``--natural FOLDER`` takes the video clips of a folder (a folder of
-frames each, in colour), with Gaussian noise as in the paper. Peers, which know one channel, denoise
-the orthonormal opponent colours of such a clip one by one, which suits them best.
+``--elsewhere all`` adds scenes drawn by other means than the simulator's; ``--data FOLDER`` adds
+the real movies of a folder. There a random 2 % of the pixels are replaced by a neighbour before any
+method sees the movie, and predictions are scored on what was measured there: the same test for
+every method, whose expectation is the true error plus that of the noise. It punishes a method for
+what it believes of the pixel itself, the more the less noise a movie has. ``--added 10`` takes real
+movies for the truth instead, with light and noise of a camera of ours: so many photons at their
+brightest. ``--natural FOLDER`` takes the video clips of a folder (a folder of frames each, in
+colour), with Gaussian noise as in the paper. Peers, which know one channel, denoise the orthonormal
+opponent colours of such a clip one by one, which suits them best.
 """
 
 from __future__ import annotations

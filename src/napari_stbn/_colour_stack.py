@@ -93,6 +93,10 @@ class ColourStack(Stack):
         """Channels of this stack that are components of one of the source's."""
         return [n for n, (c, _) in enumerate(self.components) if c == colour]
 
+    def remarks(self) -> list[str]:
+        """What is worth saying of the stack with the samples."""
+        return self.source.remarks()
+
     def leader(self, channel: int) -> int:
         """The brightest component of the same channel: what moves, moves in all of them.
 
@@ -145,7 +149,7 @@ class ColourStack(Stack):
         """All samples (S, T, Y, X) of a channel, read at once, with even noise."""
         index = self.source.index(colour * self.size("S"), plane, T=frames, Y=rows, X=columns)
         every = [slice(None) if a == "S" else i for a, i in zip(self.axes, index, strict=True)]
-        samples = self.read(tuple(every), "STYX").astype(np.float32)
+        samples = self.source.read(tuple(every), "STYX").astype(np.float32)
         for sample, law in zip(samples, self.bases[colour].laws, strict=True):
             sample[:] = stabilized(sample, law)
         return samples

@@ -192,6 +192,5 @@ def _fit(
             line = float(np.exp((excess[along, 0] - excess[along, _BESIDE].mean(1)).mean()))
             share = float(np.exp(smooth[along, 0]).mean() / np.exp(smooth).mean())
             lines.append((line - 1) * share / gathered)
-    return Spectrum(
-        np.array(coefficients), *map(np.array, fine), np.array(rows), np.array(columns)
-    )
+    detail, finest = map(np.array, fine)
+    return Spectrum(np.array(coefficients), detail, finest, np.array(rows), np.array(columns))

@@ -6,13 +6,15 @@ from collections.abc import Generator
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 from numpy.typing import ArrayLike
 
 from ._colour_basis import ColourBasis, measure_bases
 from ._colour_stack import ColourStack
+from ._even_stack import EvenStack, even_stack
 from ._fit_parts import Average
+from ._lighting import FlickerChoice
 from ._preparing import Preparing, as_stack
 from ._refinement import DENSE_METHODS
 from ._saved_model import SavedModel
@@ -64,6 +66,7 @@ class DenoiserState:
         precision: Precision | Literal["auto"] = "auto",
         start: str | PathLike[str] = "pretrained",
         correlation: CorrelationChoice = "auto",
+        flicker: FlickerChoice = "auto",
         memory_limit: float | None = None,
         turns: int | None = None,
     ) -> None:
@@ -81,6 +84,8 @@ class DenoiserState:
             raise ValueError(
                 f"correlation must be {' or '.join(CORRELATIONS)}, got {correlation!r}"
             )
+        if flicker not in get_args(FlickerChoice):
+            raise ValueError(f"flicker must be auto or off, got {flicker!r}")
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
@@ -91,7 +96,7 @@ class DenoiserState:
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
         self.precision, self.start, self.memory_limit = precision, start, memory_limit
-        self.correlation, self.turns = correlation, turns
+        self.correlation, self.flicker, self.turns = correlation, flicker, turns
         self._network = network
         self.model: STBN | None = None
         self.channel_noise: dict[int, KnownNoise] = {}
@@ -117,6 +122,7 @@ class DenoiserState:
         self._flow_is_outdated = False
         self.colours: tuple[ColourBasis, ...] = ()
         self._colour_stack: ColourStack | None = None  # the last one that was asked for
+        self._even: tuple[Stack, Stack] | None = None  # the last one, and in even light
 
     @property
     def has_uncertainty(self) -> bool:
@@ -134,7 +140,7 @@ class DenoiserState:
 
     def release(self) -> None:
         """Free the movie that is kept ready for another call; the fitted model stays."""
-        self._prepared = self._colour_stack = None
+        self._prepared = self._colour_stack = self._even = None
 
     def units(self, channel: int = 0) -> Units:
         """Conversion between a channel's intensities and network units.
@@ -256,8 +262,17 @@ class DenoiserState:
         stack.check()
         return (yield from measure_bases(stack, self.noise))
 
+    def _evened(self, stack: Stack) -> Generator[float, None, Stack]:
+        """The stack in even light, where its light flickers; yields the part that is done."""
+        if self.flicker == "off":
+            return stack
+        if self._even is None or self._even[0] is not stack:
+            stack.check()
+            self._even = stack, (yield from even_stack(stack))
+        return self._even[1]
+
     def _seen(self, stack: Stack, colours: tuple[ColourBasis, ...] | None = None) -> Stack:
-        """The stack as it is denoised: colours as components, where the model takes these."""
+        """A stack in even light, with colours as components where the model takes these."""
         colours = self.colours if colours is None else colours
         if not colours:
             return stack
@@ -324,6 +339,7 @@ class DenoiserState:
             "preset": self.preset,
             "network": None if self.model is None else asdict(self.model.config),
             "seed": self.seed,
+            "flicker": self._flicker(),
             "flow": self.flow,
             "refined_flow": self._refines and self.flow in DENSE_METHODS,
             "refine": self._refine,
@@ -342,3 +358,10 @@ class DenoiserState:
             "denoise_seconds": round(seconds, 2),
             "held_out_loss": [s.held_out for s in self.history if s.held_out is not None],
         }
+
+    def _flicker(self) -> float:
+        """Standard deviation of the light of the last stack, where it was made even, else 0."""
+        even = None if self._even is None else self._even[1]
+        if not isinstance(even, EvenStack):
+            return 0.0
+        return round(max(light.strength for light in even.lighting.values()), 4)

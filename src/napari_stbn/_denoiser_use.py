@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ._colour_noise import channel_correlation, channel_noise
 from ._colour_stack import ColourOutput, ColourStack
 from ._denoiser_state import DenoiserState
+from ._even_stack import EvenOutput, EvenStack
 from ._file_output import FileOutput
 from ._flow_updates import follow_student
 from ._generators import last, relay
@@ -78,7 +79,7 @@ class FittedDenoiser(DenoiserState):
             none = np.empty((0, 2, *stack.frame_shape), np.float32)
             to_previous, to_next = none, none
         else:
-            seen = self._seen(stack)
+            seen = yield from self._seen_steps(stack, started)
             described = yield from self._denoise_whole(seen, output, started, model)
             to_previous, to_next = gather_flow(described)
         denoised = stack.assemble(output.means, np.float32)
@@ -204,7 +205,23 @@ class FittedDenoiser(DenoiserState):
         prepared = self._prepared
         if prepared is None or self.model is None or not self.history:
             return None
-        stack = prepared.stack
+        image = yield from self._look_at(prepared.stack, frame, channel, plane, rows, columns)
+        even = prepared.stack.source if isinstance(prepared.stack, ColourStack) else prepared.stack
+        if isinstance(even, EvenStack) and (channel, plane) in even.lighting:
+            lit, _ = even.lighting[channel, plane].restored(frame, image[None], None)
+            image = lit[0]
+        return image
+
+    def _look_at(
+        self,
+        stack: Stack,
+        frame: int,
+        channel: int,
+        plane: int,
+        rows: slice,
+        columns: slice,
+    ) -> Generator[None, None, NDArray[np.float32]]:
+        """A part of one frame of the user's channel, in even light; see `preview_steps`."""
         if isinstance(stack, ColourStack):
             colour, sample = divmod(channel, stack.size("S"))
             parts: list[NDArray[np.float32]] = []
@@ -264,7 +281,7 @@ class FittedDenoiser(DenoiserState):
         """
         started = time.perf_counter()
         model = self._fitted(stack)
-        stack = self._seen(stack)
+        stack = yield from self._seen_steps(stack, started)
         memory = memory_budget(self.memory_limit)
         if self._is_at_hand(stack) and not exceeds(stack, memory):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
@@ -293,8 +310,7 @@ class FittedDenoiser(DenoiserState):
         with tempfile.TemporaryDirectory(
             prefix=".stbn-colours-", dir=scratch, ignore_cleanup_errors=True
         ) as folder:
-            if isinstance(stack, ColourStack):
-                output = ColourOutput(output, stack, Path(folder))
+            output = _for_user(output, stack, Path(folder))
             said = yield from relay(
                 denoise_stream(stream, output),
                 lambda done: Progress("denoise", done, time.perf_counter() - started),
@@ -302,14 +318,21 @@ class FittedDenoiser(DenoiserState):
         known.notes.extend(said)
         return known
 
+    def _seen_steps(self, stack: Stack, started: float) -> Generator[Progress, None, Stack]:
+        """The stack as it is denoised: in even light, colours as components."""
+        even = yield from relay(
+            self._evened(stack),
+            lambda done: Progress("noise", done, time.perf_counter() - started),
+        )
+        return self._seen(even)
+
     def _denoise_whole(
         self, stack: Stack, output: Output, started: float, model: STBN
     ) -> Generator[Progress, None, PreparedStack]:
         """Prepare a stack in memory and denoise it into an output."""
         prepared = yield from self._prepare(stack, model.config.channels > 1, started, model)
         precision, turns = self._layer_precision(model.config), self.turns or self._turns
-        if isinstance(stack, ColourStack):
-            output = ColourOutput(output, stack)
+        output = _for_user(output, stack)
         yield from relay(
             denoise_prepared(model, prepared, output, precision, turns),
             lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
@@ -378,3 +401,11 @@ class FittedDenoiser(DenoiserState):
         self._remember(prepared)
         self._prepared, self._flow_is_outdated = prepared, False
         return prepared
+
+
+def _for_user(output: Output, stack: Stack, folder: Path | None = None) -> Output:
+    """An output that gets samples from components, and their own light again."""
+    even = stack.source if isinstance(stack, ColourStack) else stack
+    if isinstance(even, EvenStack):
+        output = EvenOutput(output, even)
+    return ColourOutput(output, stack, folder) if isinstance(stack, ColourStack) else output

@@ -43,6 +43,7 @@ def measure_channels(
         That shared noise and scaling are measured on, at most; all movies are read when None.
     """
     count = prepared.stack.n_channels
+    prepared.notes.extend(prepared.stack.remarks())
     for channel in range(count):
         if channel in prepared.noise:
             _say_filter(prepared, channel)

@@ -127,7 +127,8 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
 
 def _lasts(fine: Sequence[tuple[float, float]], finest: Sequence[tuple[float, float]]) -> bool:
     """Whether what is shared most, and its error, is found in the finest details as well."""
-    (value, _), (last, error) = max(zip(fine, finest, strict=True), key=lambda pair: abs(pair[0][0]))
+    pairs = zip(fine, finest, strict=True)
+    (value, _), (last, error) = max(pairs, key=lambda pair: abs(pair[0][0]))
     return math.copysign(1, value) * last + error >= _LASTS * abs(value)
 
 

@@ -60,6 +60,9 @@ class Denoiser(FittedDenoiser):
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`). Movies with independent noise are
         left as they are.
+    flicker : {"auto", "off"}, default "auto"
+        Measure whether the light of whole frames flickers and, where it does, fit to frames in even
+        light; results have the light of their frames.
     flow : {"dis", "dis_fine", "dis_multi", "blend", "ilk", "tvl1", "translation", "none", "auto"}
         How motion is estimated, by default "dis".
     channels : {"auto", "separate", "joint"}, default "auto"
@@ -173,11 +176,12 @@ class Denoiser(FittedDenoiser):
         """
         started = time.perf_counter()
         given = as_stack(data, axes)
+
+        def measured(done: float) -> Progress:
+            return Progress("noise", done, time.perf_counter() - started)
+
         joint = self._joint(given)
-        colours = yield from relay(
-            self._measured_colours(given, joint=joint),
-            lambda done: Progress("noise", done, time.perf_counter() - started),
-        )
+        colours = yield from relay(self._measured_colours(given, joint=joint), measured)
         stack = self._seen(given, colours)
         first = self._first_model(stack.n_channels if joint else 1)
         config = first.model.config
@@ -196,6 +200,7 @@ class Denoiser(FittedDenoiser):
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
+        stack = self._seen((yield from relay(self._evened(given), measured)), colours)
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation, self.colours = {}, colours

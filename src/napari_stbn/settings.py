@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ._lighting import FlickerChoice
 from .correlation import CorrelationChoice
 from .denoiser import Denoiser
 from .flow import FlowMethod
@@ -31,7 +32,9 @@ class RunSettings:
 
     Attributes
     ----------
-    preset, device, noise, correlation, flow, channels, start, seed, precision, memory_limit, turns
+    preset, device, noise, correlation, flicker, flow, channels, start, seed
+        As in `napari_stbn.Denoiser`.
+    precision, memory_limit, turns
         As in `napari_stbn.Denoiser`.
     time_budget
         Seconds for noise, flow and fit together; the preset's when neither this nor `max_steps` is
@@ -80,6 +83,14 @@ class RunSettings:
             "label": "Shared noise",
             "tooltip": "auto: where neighbouring pixels share noise, make it independent for the "
             "fit; off: fit to the frames as they are",
+        },
+    ] = "auto"
+    flicker: Annotated[
+        FlickerChoice,
+        {
+            "label": "Flicker",
+            "tooltip": "auto: where the light of whole frames flickers, fit to frames in even "
+            "light; off: fit to the frames as they are",
         },
     ] = "auto"
     flow: Annotated[FlowMethod, {"label": "Motion", "tooltip": "how motion is estimated"}] = "dis"
@@ -138,6 +149,7 @@ class RunSettings:
             seed=self.seed,
             noise=self.noise,
             correlation=self.correlation,
+            flicker=self.flicker,
             flow=self.flow,
             channels=self.channels,
             precision=self.precision,

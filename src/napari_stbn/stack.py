@@ -212,6 +212,10 @@ class Stack:
         """Another channel, where noise of this one that pixels share is to be seen too."""
         return None
 
+    def remarks(self) -> list[str]:
+        """Sentences for the user about how the stack is seen; none about it as it is."""
+        return []
+
     def indices(self) -> list[tuple[int, int]]:
         """All movies of the stack as (channel, plane), channels first."""
         return [(c, z) for c in range(self.n_channels) for z in range(self.n_planes)]

@@ -106,6 +106,26 @@ def test_white_noise_is_left_alone_in_all_movies() -> None:
     assert not found
 
 
+@pytest.mark.parametrize("sigma", [0.8, 1.0, 1.3])
+@pytest.mark.parametrize("photons", [80.0, 320.0])
+def test_fast_sharp_points_are_not_taken_for_shared_noise(photons: float, sigma: float) -> None:
+    """A microscope that samples as finely as it must shows points of one pixel's width."""
+    rng = np.random.default_rng(int(photons))
+    at, bright = rng.uniform(0, 96, (150, 2)), rng.uniform(0.3, 1, 150)
+    light = np.zeros((24, 96, 96))
+    for frame in light:
+        for (cy, cx), strength in zip(at, bright, strict=True):
+            down = np.exp(-0.5 * ((np.arange(96) - cy) / sigma) ** 2)
+            across = np.exp(-0.5 * ((np.arange(96) - cx) / sigma) ** 2)
+            frame += strength * np.outer(down, across)
+        middle = at - 48
+        turn = 0.13 * np.exp(-(middle**2).sum(1, keepdims=True) / 34**2)
+        at = (at + turn * middle[:, ::-1] * (1, -1) + (0.5, 0)) % 96
+    camera = PoissonGaussianNoise(2.0, 100.0, 1.6)
+    noisy = camera.simulate(camera.offset + camera.gain * photons * light, rng)
+    assert measure_correlation([noisy]).correlation is None
+
+
 def test_intensity_unit_and_offset_do_not_matter(movie: SimulatedMovie) -> None:
     data = with_noise(movie, "rows")
     plain, changed = (measure_correlation([d]).correlation for d in (data, 0.01 * data - 7))

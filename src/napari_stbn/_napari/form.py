@@ -219,6 +219,7 @@ class Form(Container[Any]):
             device=self.device.value,
             noise=None if noise == "none" else noise,
             correlation=self.correlation.value,
+            flicker=self.advanced["flicker"].value,
             flow=self.flow.value,
             start=self.start.value,
             channels=self.advanced["joint"].value,
@@ -251,6 +252,7 @@ class Form(Container[Any]):
             self.device.value = settings.device if settings.device in devices else "auto"
             self.flow.value = settings.flow
             self.correlation.value = settings.correlation
+            self.advanced["flicker"].value = settings.flicker
             self.advanced["max_steps"].value = settings.max_steps or 0
             self.advanced["joint"].value = settings.channels
             self.advanced["seed"].value = settings.seed

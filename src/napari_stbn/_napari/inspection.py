@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_stbn._lighting import even_movie
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.devices import size_in_words
@@ -59,7 +60,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
     ----------
     stack : Stack
     settings : RunSettings
-        Preset, device and correlation matter.
+        Preset, device, flicker and correlation matter.
 
     Returns
     -------
@@ -90,8 +91,9 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             filled, _ = fill_defects(movie, inspect_movie(movie))
+            filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
-            warnings += filter(None, [shared, noise.note])
+            warnings += filter(None, [light, shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
