@@ -43,6 +43,7 @@ SIZES = {
     "standard": STBNConfig(width=32, head_blocks=2, noise_input=True),
 }
 _WIDTH_WEIGHT = 0.25
+_FIELDS_OF_WIDTH = 50_000  # number of the first scene of fields that the width is learnt on
 # (from this part of the training on, clips in a step, frames, side [px]). Small clips while the
 # learning rate is high; long large ones, as inference will see them, while it falls.
 STAGES = ((0.0, 4, 16, 32), (0.4, 2, 24, 48), (0.7, 2, 32, 48))
@@ -58,7 +59,11 @@ def main() -> None:
     first = FIRST_TRAINING_SEED + options.first_scene
     drawn = range(first, first + (1 if options.width_only else options.scenes))
     fields = range(FIRST_FIELDS_SEED, FIRST_FIELDS_SEED + options.fields)
-    width = [*range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes)]
+    last = FIRST_FIELDS_SEED + _FIELDS_OF_WIDTH
+    width = _mixed(
+        range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes),
+        range(last, last + options.width_fields),
+    )
     training = _mixed(drawn, [] if options.width_only else fields)
     if not options.train_on:
         for number in make_scenes([*training, *width], cache, flow_from, options.processes):
@@ -139,6 +144,7 @@ def _options() -> argparse.Namespace:
         help="begin when N scenes are there, while another call makes the rest (--scenes-only)",
     )
     parser.add_argument("--width-scenes", type=int, default=200, help="others, for the width")
+    parser.add_argument("--width-fields", type=int, default=0, help="of random fields, likewise")
     parser.add_argument(
         "--width-steps", type=int, default=5000, help="of the width at the end; or 0"
     )

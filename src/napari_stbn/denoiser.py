@@ -200,7 +200,8 @@ class Denoiser(FittedDenoiser):
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
-        stack = self._seen((yield from relay(self._evened(given), measured)), colours)
+        if not exceeds(stack, memory):  # of a large one a fit reads no more than it learns from
+            stack = self._seen((yield from relay(self._evened(given), measured)), colours)
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation, self.colours = {}, colours
