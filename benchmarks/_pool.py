@@ -1,8 +1,8 @@
 """Simulated movies of every kind and noise level for `pretrain.py`, each prepared as a fit does.
 
-Seeds from 2,000,000 are for training, from 2,100,000 for the width of the prior, from 2,200,000 for
-scenes of random fields, from 900,000 for validation; tests and the other benchmarks stay far below
-all of them. (The first training, of 2026-11-22, took seeds from 1,000,000; see docs/warm_start.md.)
+Seeds from 2,000,000 are for training, from 2,100,000 for the width of the prior, from 900,000 for
+validation; tests and the other benchmarks stay far below both. (The first training, of 2026-11-22,
+took seeds from 1,000,000; see docs/warm_start.md.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from _fields import random_fields
 from _leaves import moving_leaves
 from napari_stbn.flow import estimate_flow
 from napari_stbn.network import STBN
@@ -29,12 +28,11 @@ from napari_stbn.samples import KINDS, simulate
 from napari_stbn.stack import IntensityScaling
 
 FIRST_TRAINING_SEED = 2_000_000
-FIRST_FIELDS_SEED = 2_200_000
 FIRST_VALIDATION_SEED = 900_000
 VALIDATION_PHOTONS = (4.0, 20.0, 100.0)
 _SHAPE = (32, 80, 80)
 _COUNT = 65535
-LEAVES, FIELDS = "leaves", "fields"
+LEAVES = "leaves"
 _FRACTIONS = (0.2, 0.25, 0.55)  # of the movies with no flow, of noisy frames, of a first model's
 _CLEAN_FLOW = ("clean_to_previous", "clean_to_next")  # in the file of a scene
 WRONG = -3.5, -1.5  # powers of ten: the least and the largest share of wrong pixels in a clip
@@ -76,7 +74,7 @@ class Scene:
 class Settings:
     """What one training movie is simulated with; see `napari_stbn.samples.simulate`."""
 
-    kind: str  # one of `KINDS`, "leaves" (`_leaves.moving_leaves`), "fields" (`_fields`)
+    kind: str  # one of `KINDS`, or "leaves" (`_leaves.moving_leaves`)
     photons: float
     gain: float
     offset: float
@@ -94,10 +92,8 @@ class Settings:
         """Settings of a seed."""
         rng = np.random.default_rng([seed, 1])
         kind = LEAVES if rng.random() < 0.3 else str(rng.choice(KINDS))
-        if seed >= FIRST_FIELDS_SEED:
-            kind = FIELDS
         # Of the brightest pixels; a bright field has hardly any dark ones, and much light.
-        most = {LEAVES: 2000, FIELDS: 500}.get(kind, 200)
+        most = 2000 if kind == LEAVES else 200
         photons = float(np.exp(rng.uniform(np.log(2), np.log(most))))
         read_noise = float(np.exp(rng.uniform(np.log(0.4), np.log(4))))
         if rng.random() < 0.15:  # hardly any shot noise, as after background subtraction
@@ -109,7 +105,7 @@ class Settings:
             gain=gain,
             offset=float(rng.uniform(5, 12)) * gain * read_noise + float(rng.uniform(0, 400)),
             read_noise=read_noise,
-            psf_sigma=float(rng.uniform(0.8, 2.0) if kind in KINDS else rng.uniform(0.4, 1.6)),
+            psf_sigma=float(rng.uniform(0.4, 1.6) if kind == LEAVES else rng.uniform(0.8, 2.0)),
             motion=0.0
             if rng.random() < 0.1
             else float(np.exp(rng.uniform(np.log(0.1), np.log(2.5)))),
@@ -178,7 +174,7 @@ def _light(
     seed: int, settings: Settings, shape: tuple[int, int, int], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Photoelectrons (T, Y, X) that are expected."""
-    if settings.kind in KINDS:
+    if settings.kind != LEAVES:
         movie = simulate(
             shape,
             kind=settings.kind,
@@ -189,8 +185,7 @@ def _light(
             seed=seed,
         )
         return movie.photons.astype(np.float64)
-    draw = random_fields if settings.kind == FIELDS else moving_leaves
-    light = draw(shape, rng, psf_sigma=settings.psf_sigma, motion=settings.motion)
+    light = moving_leaves(shape, rng, psf_sigma=settings.psf_sigma, motion=settings.motion)
     light *= (1 - settings.bleaching) ** np.linspace(0, 1, shape[0])[:, None, None]
     return np.asarray(light * settings.photons / np.percentile(light, 99.9))
 

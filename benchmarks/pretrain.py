@@ -19,7 +19,7 @@ from torch import Tensor
 
 from _batches import Batch, ScenePool
 from _common import use_threads
-from _pool import FIRST_FIELDS_SEED, FIRST_TRAINING_SEED, Scene, validation_scenes
+from _pool import FIRST_TRAINING_SEED, Scene, validation_scenes
 from _pretrain_width import FIRST_WIDTH_SEED, LEAST_WIDTH, learn_width
 from _scene_files import Arriving, make_scenes, read_first
 from _widen import widened
@@ -43,7 +43,6 @@ SIZES = {
     "standard": STBNConfig(width=32, head_blocks=2, noise_input=True),
 }
 _WIDTH_WEIGHT = 0.25
-_FIELDS_OF_WIDTH = 50_000  # number of the first scene of fields that the width is learnt on
 # (from this part of the training on, clips in a step, frames, side [px]). Small clips while the
 # learning rate is high; long large ones, as inference will see them, while it falls.
 STAGES = ((0.0, 4, 16, 32), (0.4, 2, 24, 48), (0.7, 2, 32, 48))
@@ -56,15 +55,13 @@ def main() -> None:
     cache: Path = options.cache
     started = time.perf_counter()
     flow_from = options.flow_from or options.start
-    first = FIRST_TRAINING_SEED + options.first_scene
-    drawn = range(first, first + (1 if options.width_only else options.scenes))
-    fields = range(FIRST_FIELDS_SEED, FIRST_FIELDS_SEED + options.fields)
-    last = FIRST_FIELDS_SEED + _FIELDS_OF_WIDTH
-    width = _mixed(
-        range(FIRST_WIDTH_SEED, FIRST_WIDTH_SEED + options.width_scenes),
-        range(last, last + options.width_fields),
+    training, width = (
+        range(first, first + number)
+        for first, number in (
+            (FIRST_TRAINING_SEED, 1 if options.width_only else options.scenes),
+            (FIRST_WIDTH_SEED, options.width_scenes),
+        )
     )
-    training = _mixed(drawn, [] if options.width_only else fields)
     if not options.train_on:
         for number in make_scenes([*training, *width], cache, flow_from, options.processes):
             if number % 50 == 0:
@@ -103,12 +100,6 @@ def main() -> None:
     _log(f"wrote {options.output}, {options.output.stat().st_size / 1e6:.2f} MB")
 
 
-def _mixed(some: Sequence[int], others: Sequence[int]) -> list[int]:
-    """Both, one after the other in proportion, so that the first of them hold some of each."""
-    places = [(i + 0.5) / len(seeds) for seeds in (some, others) for i in range(len(seeds))]
-    return [seed for _, seed in sorted(zip(places, [*some, *others], strict=True))]
-
-
 def _options() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -132,8 +123,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: tried")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scenes", type=int, default=480, help="movies that are simulated")
-    parser.add_argument("--first-scene", type=int, default=0, help="number of the first of them")
-    parser.add_argument("--fields", type=int, default=0, help="movies of random fields besides")
     parser.add_argument("--processes", type=int, default=1, help="that make the scenes")
     parser.add_argument("--scenes-only", action="store_true", help="make them, train nothing")
     parser.add_argument(
@@ -144,7 +133,6 @@ def _options() -> argparse.Namespace:
         help="begin when N scenes are there, while another call makes the rest (--scenes-only)",
     )
     parser.add_argument("--width-scenes", type=int, default=200, help="others, for the width")
-    parser.add_argument("--width-fields", type=int, default=0, help="of random fields, likewise")
     parser.add_argument(
         "--width-steps", type=int, default=5000, help="of the width at the end; or 0"
     )
@@ -193,7 +181,6 @@ class Trainer:
             "size": name,
             "seed": options.seed,
             "scenes": options.scenes,
-            "fields": options.fields,
             "times": options.times,
             "learning_rate": options.learning_rate,
             "start": str(options.start),
