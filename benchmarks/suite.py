@@ -153,8 +153,9 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
                 truth.psnr,
                 truth,
             )
-    for number, name in enumerate(options.elsewhere):
-        light = scene(name, tuple(options.shape), FIRST_SEED + 500 + number)
+    for name in options.elsewhere:
+        seed = FIRST_SEED + 500 + list(SCENES).index(name)
+        light = scene(name, tuple(options.shape), seed)
         for photons in options.photons:
             yield _recorded(name, light, photons)
     for path in sorted(options.data.glob("*.tif*")) if options.data is not None else ():

@@ -44,6 +44,7 @@ _SLOW = 15  # frames over which slower changes stay: bleaching is no flicker
 _SHORTEST = 6  # frames
 _WORTH = 0.015  # standard deviation of the light from which it is worth the trouble
 _ALIKE = 0.7  # correlation of the light in both halves of the field
+_UNEXPLAINED = 0.8  # of what changes from frame to frame, where it is the light: no more
 _OUTLIER = 2.0  # times as bright, or as dark, as the frames around: dropped or blank, not lit
 _DEPTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # of the dark level, in ranges
 _PAIRS = 64  # of frames that the dark level is measured on
@@ -132,7 +133,8 @@ def measure_lighting(movie: Movie, rows: slice = _ALL) -> Generator[float, None,
     -------
     Lighting or None
         None where the light is even to one per cent and a half, where the halves of the field do
-        not agree (then it is the scene that changes), or where bright pixels are clipped.
+        not agree or most of the change is none of the light (then it is the scene that changes, or
+        noise), or where bright pixels are clipped.
     """
     count = len(movie)
     means: list[FloatArray] = []
@@ -163,6 +165,8 @@ def measure_lighting(movie: Movie, rows: slice = _ALL) -> Generator[float, None,
     )
     if np.std(light) < _WORTH or not all(_agree(*both, level) for both in halves):
         return None
+    if _unexplained(blocks, level) > _UNEXPLAINED:
+        return None
     return Lighting(level, np.exp(light))
 
 
@@ -171,6 +175,16 @@ def _agree(one: FloatArray, other: FloatArray, level: float) -> bool:
     lights = _light(one, level), _light(other, level)
     spread = float(np.std(lights[0]) * np.std(lights[1]))
     return spread > 0 and float(np.mean(lights[0] * lights[1])) >= _ALIKE * spread
+
+
+def _unexplained(blocks: FloatArray, level: float) -> float:
+    """Part of the change between frames that is left when their light is made the same."""
+    above = blocks.reshape(len(blocks), -1) - level
+    change = left = 0.0
+    for a, b in pairwise(_lit(above)):
+        change += float(np.nansum(np.abs(above[b] - above[a])))
+        left += float(np.nansum(np.abs(above[b] - _ratio(above[a], above[b]) * above[a])))
+    return left / change if change > 0 else 1.0
 
 
 def _light(blocks: FloatArray, level: float) -> FloatArray:

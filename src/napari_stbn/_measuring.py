@@ -14,7 +14,7 @@ from ._filling import fill_defects
 from ._generators import relay
 from ._lazy import MovieView
 from ._prepared import KnownNoise, NoiseChoice, Phase, PreparedStack
-from .correlation import CorrelationChoice, NoiseCorrelation, even_noise, measure_correlation
+from .correlation import CorrelationChoice, CorrelationFit, even_noise, measure_correlation
 from .noise import GaussianNoise, estimate_noise
 from .stack import IntensityScaling, Stack, inspect_movie, validate_movie
 
@@ -75,12 +75,15 @@ def _measure_channel(
     for view in views:
         validate_movie(view, what=view.title)
     movies: list[NDArray[Any] | MovieView] = list(views)
-    correlation = None
-    if look != "off" and (yield from _is_witnessed(stack, channel, planes, pixels)):
-        arrays = [view[_run(view, len(views), pixels)] for view in views]
-        correlation = yield from _make_white(arrays)
-        if correlation is not None:
-            movies = list(arrays)
+    correlation, white = None, False
+    if look != "off":
+        white = not (yield from _is_witnessed(stack, channel, planes, pixels))
+        if not white:
+            arrays = [view[_run(view, len(views), pixels)] for view in views]
+            found = yield from _make_white(arrays)
+            correlation, white = found.correlation, found.white
+            if correlation is not None:
+                movies = list(arrays)
     prepared.correlation[channel] = correlation
     _say_filter(prepared, channel)
     noise: KnownNoise
@@ -90,7 +93,7 @@ def _measure_channel(
     elif choice == "estimate":
         fits = []
         for movie in movies:
-            fits.append(estimate_noise(movie))
+            fits.append(estimate_noise(movie, white=white))
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
         noise = best.best if correlation is None else even_noise(best)
@@ -122,7 +125,7 @@ def _is_witnessed(
     yield 0.0
     views = [MovieView(stack, witness, plane) for plane in planes]
     movies = [view[_run(view, len(views), pixels)] for view in views]
-    return _shared_noise(movies)[1] is not None
+    return _shared_noise(movies)[1].correlation is not None
 
 
 def _run(view: MovieView, count: int, pixels: int | None) -> slice:
@@ -145,23 +148,23 @@ def _say_filter(prepared: PreparedStack, channel: int) -> None:
 
 def _make_white(
     movies: list[NDArray[Any]],
-) -> Generator[float, None, NoiseCorrelation | None]:
+) -> Generator[float, None, CorrelationFit]:
     """Measure the noise that pixels share; where there is some, make the movies' noise white."""
     yield 0.0
-    filled, correlation = _shared_noise(movies)
-    if correlation is not None:
+    filled, found = _shared_noise(movies)
+    if found.correlation is not None:
         for number, movie in enumerate(filled):
             yield 0.0
-            movies[number] = correlation.whiten(movie)
-    return correlation
+            movies[number] = found.correlation.whiten(movie)
+    return found
 
 
 def _shared_noise(
     movies: Sequence[NDArray[Any]],
-) -> tuple[list[NDArray[np.float32]], NoiseCorrelation | None]:
+) -> tuple[list[NDArray[np.float32]], CorrelationFit]:
     """Movies with their defects filled, and the noise that their pixels share."""
     filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
-    return filled, measure_correlation(filled).correlation
+    return filled, measure_correlation(filled)
 
 
 def network_scaling(stable: NDArray[Any]) -> IntensityScaling:

@@ -35,12 +35,17 @@ class Camera:
 
 
 def fit_camera(
-    sampling: Sampling, line: Line, offset: float | None, read_noise: float | None
+    sampling: Sampling,
+    line: Line,
+    offset: float | None,
+    read_noise: float | None,
+    *,
+    white: bool,
 ) -> Camera:
     """Turn a line in scaled units into a model in counts."""
     scale, centre = sampling.scale, sampling.centre
     correlation = correlation_excess(sampling.blocks, line)
-    factor = correlation if correlation > _CORRELATED else 1.0
+    factor = correlation if correlation > _CORRELATED and not white else 1.0
     x, v = line.means * scale + centre, np.maximum(line.variances, 0.0) * factor * scale**2
     w = line.weights / (factor * scale**2) ** 2
     slope = line.slope * factor * scale

@@ -44,6 +44,7 @@ _UNEVEN = 0.2  # by which the noise of all details may differ; beyond, it is ano
 _LEAST_SHARED = 0.05  # correlation of neighbours that is worth a filter
 _LEAST_LINES = 0.03  # variance of offsets of lines over that of the noise, likewise
 _SURE = 4.0  # standard errors; motion that was taken for noise has large ones
+_LITTLE, _SURELY_WHITE = 0.1, 2.0  # correlation that is none, and standard errors by which
 _LASTS = 0.75  # of what fine details share, in the finest: that of motion is down to a half
 
 
@@ -61,6 +62,9 @@ class CorrelationFit:
         Their standard errors.
     rows, columns : float
         Variance of offsets of whole rows and columns over that of the other noise.
+    white : bool
+        Whether the noise is surely independent: by the finest details neighbours share less than a
+        tenth of it, by two standard errors. What moves does not hide that.
     """
 
     correlation: NoiseCorrelation | None
@@ -70,6 +74,7 @@ class CorrelationFit:
     error_y: float = math.nan
     rows: float = math.nan
     columns: float = math.nan
+    white: bool = False
 
     @property
     def note(self) -> str:
@@ -120,8 +125,11 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
         correlation = NoiseCorrelation(
             tuple(coefficients.tolist()), lines, line_share, error_x, error_y
         )
+    white = correlation is None and all(
+        abs(value) + _SURELY_WHITE * error < _LITTLE for value, error in finest
+    )
     return CorrelationFit(
-        correlation, x, error_x, y, error_y, measured["rows"][0], measured["columns"][0]
+        correlation, x, error_x, y, error_y, measured["rows"][0], measured["columns"][0], white
     )
 
 
@@ -159,7 +167,7 @@ def estimate_pixel_noise(
     found = CorrelationFit(None) if choice == "off" else measure_correlation([movie])
     correlation = found.correlation
     if correlation is None:
-        return estimate_noise(movie), ""
+        return estimate_noise(movie, white=found.white), ""
     fit = estimate_noise(correlation.whiten(movie))
     pixel = scaled_camera(even_noise(fit), correlation.variance_ratio)
     return replace(fit, model=pixel), correlation.note

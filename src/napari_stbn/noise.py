@@ -308,6 +308,7 @@ def estimate_noise(
     *,
     offset: float | None = None,
     read_noise: float | None = None,
+    white: bool = False,
 ) -> NoiseFit:
     """Estimate shot noise and read noise of a movie from the movie itself.
 
@@ -320,6 +321,10 @@ def estimate_noise(
         Value of a pixel without light. Otherwise the darkest background level stands for it.
     read_noise : float, optional [photoelectrons rms]
         If given without an offset, the offset follows from the line.
+    white : bool, default False
+        The noise of neighbouring pixels is known to be independent
+        (`napari_stbn.correlation.CorrelationFit.white`). Otherwise what details of every size hold
+        more than the finest ones, where least moves, counts as noise that is shared.
 
     Returns
     -------
@@ -349,7 +354,7 @@ def estimate_noise(
     if line is None:
         camera = crude_camera(sampling, offset)
     else:
-        camera = fit_camera(sampling, line, offset, read_noise)
+        camera = fit_camera(sampling, line, offset, read_noise, white=white)
     model = PoissonGaussianNoise(camera.gain, camera.offset, camera.read_noise)
     curve = camera.means, camera.variances, camera.weights, camera.counts
     law, missed = monotone_law(*curve), _misfit(model, *curve)

@@ -67,6 +67,19 @@ def test_a_wave_over_the_field_is_no_flicker() -> None:
     assert measured(noisy) is None
 
 
+def test_cells_that_flash_are_no_flicker() -> None:
+    rng = np.random.default_rng(1)
+    y, x = np.indices((SIDE, SIDE))
+    light = np.full((FRAMES, SIDE, SIDE), 0.2)
+    burst = np.convolve(rng.random(FRAMES) < 0.1, np.exp(-np.arange(FRAMES) / 4))[:FRAMES]
+    for cy, cx in rng.uniform(0, SIDE, (26, 2)):
+        ring = np.exp(-0.5 * ((np.hypot(y - cy, x - cx) - 4) / 1.3) ** 2)
+        own = np.convolve(rng.random(FRAMES) < 0.05, np.exp(-np.arange(FRAMES) / 4))[:FRAMES]
+        light += ring * (0.15 + 0.6 * own + 0.1 * burst)[:, None, None]
+    noisy = CAMERA.simulate(CAMERA.offset + CAMERA.gain * 80 * light, rng)
+    assert measured(noisy) is None
+
+
 def test_bleaching_is_no_flicker() -> None:
     made = stbn.simulate((FRAMES, SIDE, SIDE), kind="nuclei", photons=80, bleaching=0.6, seed=1)
     assert measured(made.noisy) is None
