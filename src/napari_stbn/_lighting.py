@@ -202,11 +202,11 @@ def _light(blocks: FloatArray, level: float) -> FloatArray:
 
 def _lit(above: FloatArray) -> Sequence[int]:
     """Frames that are about as bright as those around."""
-    whole = np.array([np.nan if np.isnan(a).all() else np.nanmean(a) for a in above])
-    usual = [np.nanmedian(whole[max(0, t - 3) : t + 4]) for t in range(len(whole))]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = whole / np.array(usual)
-    kept: list[int] = np.flatnonzero((share > 1 / _OUTLIER) & (share < _OUTLIER)).tolist()
+    measured = np.flatnonzero(np.isfinite(above).any(1))
+    whole = np.array([np.nanmean(above[t]) for t in measured])
+    usual = np.array([np.median(whole[max(0, i - 3) : i + 4]) for i in range(len(whole))])
+    alike = (usual > 0) & (whole > usual / _OUTLIER) & (whole < usual * _OUTLIER)
+    kept: list[int] = measured[alike].tolist()
     return kept
 
 
