@@ -93,6 +93,11 @@ class ColourStack(Stack):
         """Channels of this stack that are components of one of the source's."""
         return [n for n, (c, _) in enumerate(self.components) if c == colour]
 
+    @property
+    def recorded(self) -> Stack:
+        """The user's stack."""
+        return self.source.recorded
+
     def remarks(self) -> list[str]:
         """What is worth saying of the stack with the samples."""
         return self.source.remarks()

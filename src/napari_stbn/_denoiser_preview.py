@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ._colour_stack import ColourStack
 from ._denoiser_state import DenoiserState
-from ._even_stack import EvenStack
+from ._even_stack import even_part
 from .inference import denoise_frame
 from .stack import Stack
 
@@ -50,8 +50,8 @@ class DenoiserPreview(DenoiserState):
         if prepared is None or self.model is None or not self.history:
             return None
         image = yield from self._look_at(prepared.stack, frame, channel, plane, rows, columns)
-        even = prepared.stack.source if isinstance(prepared.stack, ColourStack) else prepared.stack
-        if isinstance(even, EvenStack) and (channel, plane) in even.lighting:
+        even = even_part(prepared.stack)
+        if even is not None and (channel, plane) in even.lighting:
             lit, _ = even.lighting[channel, plane].restored(frame, image[None], None)
             image = lit[0]
         return image

@@ -187,6 +187,7 @@ class DenoiserState:
             flow_rounds=self._flow_rounds,
             student=self._student,
             turns=self._turns,
+            flicker=self.flicker,
             routes=self._routes,
             seed=self.seed,
             steps=len(self.history),
@@ -231,6 +232,7 @@ class DenoiserState:
                 flow=cast("FlowMethod", saved.flow),
                 network=saved.model.config,
                 precision=cast("Precision", saved.precision),
+                flicker=cast("FlickerChoice", saved.flicker),
             )
         except (ValueError, TypeError) as error:
             raise ValueError(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from ._colour_noise import channel_correlation, channel_noise
 from ._colour_stack import ColourOutput, ColourStack
 from ._denoiser_preview import DenoiserPreview
-from ._even_stack import EvenOutput, EvenStack
+from ._even_stack import EvenOutput, even_part
 from ._file_output import FileOutput
 from ._flow_updates import follow_student
 from ._generators import last, relay
@@ -260,7 +260,9 @@ class FittedDenoiser(DenoiserPreview):
     def _said_of(self, stack: Stack) -> list[str]:
         """Sentences from a fit to the stack, such as that it learnt from parts of it."""
         prepared = self._prepared
-        return list(prepared.notes) if prepared is not None and prepared.stack is stack else []
+        if prepared is None or prepared.stack.recorded is not stack.recorded:
+            return []
+        return list(prepared.notes)
 
     def _is_at_hand(self, stack: Stack) -> bool:
         """Whether the whole stack is prepared already; parts of it are of no use to denoise it."""
@@ -323,7 +325,7 @@ class FittedDenoiser(DenoiserPreview):
 
 def _for_user(output: Output, stack: Stack, folder: Path | None = None) -> Output:
     """An output that gets samples from components, and their own light again."""
-    even = stack.source if isinstance(stack, ColourStack) else stack
-    if isinstance(even, EvenStack):
+    even = even_part(stack)
+    if even is not None:
         output = EvenOutput(output, even)
     return ColourOutput(output, stack, folder) if isinstance(stack, ColourStack) else output

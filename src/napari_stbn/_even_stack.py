@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._generators import relay
+from ._colour_stack import ColourStack
+from ._generators import part_of, relay
 from ._lazy import MovieView
-from ._lighting import AT_ONCE, Frames, Lighting, measure_lighting
+from ._lighting import AT_ONCE, Frames, Lighting, in_even_light, measure_lighting
 from ._stack_inference import Output
 from .stack import Stack
 
-__all__ = ["EvenOutput", "EvenStack", "even_stack"]
+__all__ = ["EvenOutput", "EvenStack", "even_part", "even_stack"]
 
 _PIXELS = 2**30  # of a stack that are read to measure its light, about
 _LEAST_ROWS = 256
@@ -65,14 +66,15 @@ class EvenStack(Stack):
     def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
         """Read a part in even light, float32; see `Stack.read`."""
         whole = [slice(None) if a in "YX" else i for a, i in zip(self.axes, index, strict=True)]
-        kept = [a for a, i in zip(self.axes, index, strict=True) if isinstance(i, slice)]
-        order = [kept.index(a) for a in axes]
         gains, levels = (
-            table[tuple(whole)].transpose(order).astype(np.float32)
-            for table in (self._gains, self._levels)
+            self.picked(table, tuple(whole), axes) for table in (self._gains, self._levels)
         )
-        seen = super().read(index, axes).astype(np.float32)
-        return np.where(gains == 1, seen, levels + (seen - levels) / gains)
+        return in_even_light(super().read(index, axes), gains, levels)
+
+    @property
+    def recorded(self) -> Stack:
+        """The user's stack."""
+        return self.source.recorded
 
     def remarks(self) -> list[str]:
         """What is worth saying of the light."""
@@ -101,6 +103,12 @@ class EvenOutput:
         self._output(channel, plane, start, mean, std)
 
 
+def even_part(stack: Stack) -> EvenStack | None:
+    """What of a stack as it is denoised has its light made even, if anything has."""
+    even = stack.source if isinstance(stack, ColourStack) else stack
+    return even if isinstance(even, EvenStack) else None
+
+
 def even_stack(stack: Stack) -> Generator[float, None, Stack]:
     """Measure the light of all movies of a stack, of large ones in the middle of their frames.
 
@@ -126,16 +134,11 @@ def even_stack(stack: Stack) -> Generator[float, None, Stack]:
     for number, (channel, plane) in enumerate(indices):
         light = yield from relay(
             measure_lighting(MovieView(stack, channel, plane), rows),
-            partial(_part, number, len(indices)),
+            partial(part_of, number, len(indices)),
         )
         if light is not None:
             found[channel, plane] = light
     return EvenStack(stack, found) if found else stack
-
-
-def _part(number: int, count: int, fraction: float) -> float:
-    """How much is done when a part of one of several is."""
-    return (number + fraction) / count
 
 
 def _along(

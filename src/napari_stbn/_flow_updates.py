@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._fit_parts import Average
-from ._generators import relay
+from ._generators import part_of, relay
 from ._hidden_pixels import hide_pixels, predict_frames
 from ._motion_image import motion_image
 from ._refinement import dense_method, keep_better, predicted_method
@@ -167,7 +167,7 @@ class FlowUpdates:
                 kept = _part(state, f"{number}.")
                 self._put_back(kept, model)
                 self._done.append(kept)
-                yield from relay(self._round(model, movies), partial(_share, number, count))
+                yield from relay(self._round(model, movies), partial(part_of, number, count))
             now = _part(state, "now.")
             if self._distillation is not None and now:
                 self._distillation.restore(now)
@@ -200,7 +200,7 @@ class FlowUpdates:
     def _round(self, model: STBN, movies: Sequence[PreparedMovie]) -> Generator[float, None, None]:
         """Refine the flow of all movies by the weights that the model has now."""
         for number, movie in enumerate(movies):
-            share = partial(_share, number, len(movies))
+            share = partial(part_of, number, len(movies))
             kept = yield from relay(self._update(model, number, movie), share)
             _logger.info("flow of %.0f %% of the pairs was replaced", 100 * kept)
 
@@ -239,7 +239,7 @@ def follow_student(
     """
     movies = prepared.moving()
     for number, movie in enumerate(movies):
-        share = partial(_share, number, len(movies))
+        share = partial(part_of, number, len(movies))
         noisy: NDArray[np.float32] = motion_image(movie.intensities, movie.units).numpy()
         given = yield from relay(whole_flow(noisy, dense_method(method)), share)
         learnt = yield from relay(student_flow(student, noisy, given), share)
@@ -250,11 +250,6 @@ def follow_student(
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Entries whose names begin so, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _share(number: int, count: int, done: float) -> float:
-    """Part of the whole work when a part of one movie's is done."""
-    return (number + done) / count
 
 
 def _most(done: float) -> float:

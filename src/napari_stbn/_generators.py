@@ -1,11 +1,11 @@
-"""Two ways to run a generator inside another: to its end, and translated."""
+"""Generators inside others: run to their end, translated, and as a part of the whole work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-__all__ = ["last", "relay"]
+__all__ = ["last", "part_of", "relay"]
 
 Inner = TypeVar("Inner")
 Outer = TypeVar("Outer")
@@ -39,3 +39,8 @@ def relay(
             yield translate(item)
     finally:
         steps.close()
+
+
+def part_of(number: int, count: int, done: float) -> float:
+    """Part of the whole work that is done when a part of one of several pieces is."""
+    return (number + done) / count

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import savgol_filter
 
 from ._generators import last
 from ._lazy import MovieView
@@ -29,6 +28,7 @@ __all__ = [
     "Movie",
     "block_means",
     "even_movie",
+    "in_even_light",
     "measure_lighting",
 ]
 
@@ -83,9 +83,7 @@ class Lighting:
 
     def even(self, frames: NDArray[Any]) -> Frames:
         """All frames (T, Y, X) of the movie in even light, float32."""
-        gains = self.gains[:, None, None].astype(np.float32)
-        seen, level = frames.astype(np.float32), np.float32(self.level)
-        return np.where(gains == 1, seen, level + (seen - level) / gains)
+        return in_even_light(frames, self.gains[:, None, None], np.array(self.level))
 
     def restored(
         self, start: int, mean: Frames, std: Frames | None
@@ -95,6 +93,12 @@ class Lighting:
         level = np.float32(self.level)
         lit = np.where(gains == 1, mean, level + (mean - level) * gains)
         return lit, None if std is None else std * gains
+
+
+def in_even_light(frames: NDArray[Any], gains: FloatArray, levels: FloatArray) -> Frames:
+    """Frames in even light, float32, by gains and dark levels that broadcast with them."""
+    seen, gain, level = (a.astype(np.float32) for a in (frames, gains, levels))
+    return np.where(gain == 1, seen, level + (seen - level) / gain)
 
 
 def block_means(frame: FloatArray) -> FloatArray:
@@ -180,11 +184,16 @@ def _agree(one: FloatArray, other: FloatArray, level: float) -> bool:
 def _unexplained(blocks: FloatArray, level: float) -> float:
     """Part of the change between frames that is left when their light is made the same."""
     above = blocks.reshape(len(blocks), -1) - level
-    change = left = 0.0
-    for a, b in pairwise(_lit(above)):
-        change += float(np.nansum(np.abs(above[b] - above[a])))
-        left += float(np.nansum(np.abs(above[b] - _ratio(above[a], above[b]) * above[a])))
-    return left / change if change > 0 else 1.0
+    pairs = [*pairwise(_lit(above))]
+    change = sum(float(np.nansum(np.abs(above[b] - above[a]))) for a, b in pairs)
+    return _left(above, pairs) / change if change > 0 else 1.0
+
+
+def _left(above: FloatArray, pairs: Sequence[tuple[int, int]]) -> float:
+    """What changes between pairs of frames besides their light, summed over blocks (T, N)."""
+    return sum(
+        float(np.nansum(np.abs(above[b] - _ratio(above[a], above[b]) * above[a]))) for a, b in pairs
+    )
 
 
 def _light(blocks: FloatArray, level: float) -> FloatArray:
@@ -195,9 +204,20 @@ def _light(blocks: FloatArray, level: float) -> FloatArray:
     course = np.concatenate([[0.0], np.cumsum(np.log(steps))])
     light = np.zeros(len(blocks))
     if len(lit) >= _SHORTEST:
-        window = min(_SLOW, len(lit) - 1 + len(lit) % 2)
-        light[lit] = course - savgol_filter(course, window, 1)
+        light[lit] = course - _slow(course, min(_SLOW, len(lit) - 1 + len(lit) % 2))
     return light
+
+
+def _slow(course: FloatArray, window: int) -> FloatArray:
+    """Local line through an odd number of values; at either end the line through the outermost.
+
+    A Savitzky-Golay filter, whose module in scipy takes longer to import than all else here.
+    """
+    slow = np.convolve(course, np.full(window, 1 / window), "same")
+    at, half = np.arange(window), window // 2
+    slow[:half] = np.polyval(np.polyfit(at, course[:window], 1), at[:half])
+    slow[-half:] = np.polyval(np.polyfit(at, course[-window:], 1), at[-half:])
+    return slow
 
 
 def _lit(above: FloatArray) -> Sequence[int]:
@@ -238,12 +258,5 @@ def _dark_level(blocks: FloatArray) -> float:
     chosen = np.unique(np.linspace(0, len(lit) - 2, _PAIRS).round().astype(int)).tolist()
     pairs = [(lit[i], lit[i + 1]) for i in chosen]
 
-    def left(level: float) -> float:
-        above = blocks - level
-        return sum(
-            float(np.nansum(np.abs(above[b] - _ratio(above[a], above[b]) * above[a])))
-            for a, b in pairs
-        )
-
     levels = [float(low - depth * (high - low)) for depth in _DEPTHS]
-    return min(levels, key=left)
+    return min(levels, key=lambda level: _left(blocks - level, pairs))

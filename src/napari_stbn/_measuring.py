@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._filling import fill_defects
-from ._generators import relay
+from ._generators import part_of, relay
 from ._lazy import MovieView
 from ._prepared import KnownNoise, NoiseChoice, Phase, PreparedStack
 from .correlation import CorrelationChoice, CorrelationFit, even_noise, measure_correlation
@@ -57,7 +57,7 @@ def measure_channels(
 
 def share(phase: Phase, number: int, count: int, fraction: float) -> tuple[Phase, float]:
     """How far a phase is when one of its parts is."""
-    return phase, (number + fraction) / count
+    return phase, part_of(number, count, fraction)
 
 
 def _measure_channel(

@@ -54,6 +54,8 @@ class SavedModel:
         That makes the flow of noisy frames better.
     turns : int
         Quarter turns of the movie that a result is averaged over.
+    flicker : str
+        As of `napari_stbn.Denoiser`.
     routes : dict of str to RouteChoice
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     flow_model : STBN or None
@@ -75,6 +77,7 @@ class SavedModel:
     flow_rounds: int = 0
     student: PWCNet | None = None
     turns: int = 1
+    flicker: str = "auto"
     routes: dict[str, RouteChoice] = field(default_factory=dict)
     flow_model: STBN | None = None
     colours: tuple[ColourBasis, ...] = ()
@@ -91,6 +94,7 @@ class SavedModel:
             "student": None if self.student is None else asdict(self.student.config),
             "flow_model": _described(self.flow_model),
             "turns": self.turns,
+            "flicker": self.flicker,
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "colours": [basis.to_dict() for basis in self.colours],
             "seed": self.seed,
@@ -169,6 +173,7 @@ class SavedModel:
                 flow_rounds=_rounds(header.get("flow_rounds", 0)),
                 student=student,
                 turns=_turns(header.get("turns", 1)),
+                flicker=header.get("flicker", "auto"),
                 routes={
                     str(digest): RouteChoice.from_dict(choice)
                     for digest, choice in header.get("routes", {}).items()

@@ -212,6 +212,11 @@ class Stack:
         """Another channel, where noise of this one that pixels share is to be seen too."""
         return None
 
+    @property
+    def recorded(self) -> Stack:
+        """The user's stack, behind whatever a denoiser sees it as: itself."""
+        return self
+
     def remarks(self) -> list[str]:
         """Sentences for the user about how the stack is seen; none about it as it is."""
         return []
@@ -291,7 +296,13 @@ class Stack:
         ndarray, shape `axes` [counts]
             It may share memory with the stack.
         """
-        selected = np.asarray(self.array[index])
+        return self.picked(self.array, index, axes)
+
+    def picked(
+        self, array: ArrayLike, index: tuple[int | slice, ...], axes: str
+    ) -> npt.NDArray[Any]:
+        """What `read` reads, of another array with the axes of this stack."""
+        selected = np.asarray(array[index])
         kept = [a for a, i in zip(self.axes, index, strict=True) if isinstance(i, slice)]
         return selected.transpose([kept.index(a) for a in axes])
 

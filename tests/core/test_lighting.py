@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.signal import savgol_filter
 
 import napari_stbn as stbn
 from napari_stbn._even_stack import EvenStack, even_stack
 from napari_stbn._generators import last
-from napari_stbn._lighting import Lighting, even_movie, measure_lighting
+from napari_stbn._lighting import (
+    FlickerChoice,
+    Lighting,
+    _slow,
+    even_movie,
+    measure_lighting,
+)
 from napari_stbn.noise import estimate_noise
 from napari_stbn.samples import KINDS
 
@@ -178,6 +185,20 @@ def test_a_saved_model_and_a_stream_make_the_light_even_too(tmp_path: Path) -> N
     target = tmp_path / "out.npy"
     stbn.Denoiser.load(path, device="cpu").denoise_to(noisy, target, axes="TYX")
     np.testing.assert_allclose(np.load(target), again.denoised, rtol=1e-4)
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_a_saved_model_keeps_the_choice(choice: FlickerChoice, tmp_path: Path) -> None:
+    noisy, _, _ = lit(0.0)
+    denoiser = stbn.Denoiser("preview", device="cpu", flicker=choice)
+    path = denoiser.fit(noisy[:, :16, :16], axes="TYX", max_steps=1).save(tmp_path / "model.stbn")
+    assert stbn.Denoiser.load(path, device="cpu").flicker == choice
+
+
+def test_slow_changes_are_those_of_a_savitzky_golay_filter() -> None:
+    course = np.random.default_rng(0).normal(size=31).cumsum()
+    for window in (5, 15, 31):
+        np.testing.assert_allclose(_slow(course, window), savgol_filter(course, window, 1))
 
 
 def test_colours_are_seen_in_even_light() -> None:
