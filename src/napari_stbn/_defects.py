@@ -44,6 +44,9 @@ class MovieDefects:
         Intensity at which the detector clipped; None where the highest values do not pile up.
     missing : int
         Pixels that are NaN or infinite, also where no mask of them is kept.
+    repeated : tuple of int
+        Frames that are copies of the one before (dropped ones that a camera filled in); none where
+        they are half of the movie.
     """
 
     nonfinite: BoolArray | None
@@ -52,6 +55,7 @@ class MovieDefects:
     saturated_fraction: float
     saturation_level: float | None
     missing: int = 0
+    repeated: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is any defect."""
@@ -65,9 +69,17 @@ class MovieDefects:
         if self.dead is not None:
             said.append(f"{int(self.dead.sum())} camera pixels never change (dead or stuck).")
         if self.constant_frames:
-            frames = ", ".join(map(str, self.constant_frames[:5]))
-            more = ", …" if len(self.constant_frames) > 5 else ""
-            said.append(f"{len(self.constant_frames)} frames are blank: {frames}{more}.")
+            listed = _listed(self.constant_frames)
+            said.append(f"{len(self.constant_frames)} frames are blank: {listed}.")
+        if self.repeated:
+            count, listed = len(self.repeated), _listed(self.repeated)
+            said.append(
+                f"{count} frames are copies of those before, as where a camera dropped some: "
+                f"{listed}. There the result comes from the frames around."
+                if count > 1
+                else f"Frame {listed} is a copy of the one before, as where a camera dropped one. "
+                "There the result comes from the frames around."
+            )
         if self.saturation_level is not None:
             shown = f"{self.saturated_fraction:.2%}"
             part = f"Less than {0.0001:.2%}" if shown == f"{0:.2%}" else shown
@@ -199,6 +211,7 @@ class DefectScan:
         self._size = 0
         self._integer: np.dtype[Any] | None = None
         self.blank: list[int] = []
+        self._repeated: list[int] = []
         self._range: tuple[Any, Any] | None = None  # of all finite values
         self._highest: dict[Any, int] = {}  # the two highest values, and the pixels that have them
         self._last: npt.NDArray[Any] | None = None  # that was not blank
@@ -221,7 +234,10 @@ class DefectScan:
                 if self._last is None or self._changes is None:
                     self._changes = np.zeros(frame.shape, np.int64)
                 else:
-                    self._changes += frame != self._last
+                    changed = frame != self._last
+                    self._changes += changed
+                    if not changed[frame == frame].any():  # NaN differs from itself
+                        self._repeated.append(self.frames)
                 self._last = frame.copy()
             self.frames += 1
             self._size += frame.size
@@ -234,7 +250,11 @@ class DefectScan:
         dead = None
         if self._changes is not None:
             dead = _dead_pixels(self._changes, self.frames - len(self.blank))
-        return MovieDefects(nonfinite, dead, tuple(self.blank), fraction, level, self.missing)
+        few = 2 * len(self._repeated) < self.frames - len(self.blank) - 1
+        repeated = tuple(self._repeated) if few else ()
+        return MovieDefects(
+            nonfinite, dead, tuple(self.blank), fraction, level, self.missing, repeated
+        )
 
     def _count_highest(self, frame: npt.NDArray[Any], high: Any) -> None:
         """Keep the two highest values of all frames, and how many pixels have them."""
@@ -259,6 +279,17 @@ class DefectScan:
         if not full_scale and (top < _FEWEST_SATURATED or top <= _PILE_UP * below):
             return None, 0.0
         return float(highest), top / self._size
+
+
+def _listed(frames: tuple[int, ...]) -> str:
+    """The first of some frames."""
+    return ", ".join(map(str, frames[:5])) + (", …" if len(frames) > 5 else "")
+
+
+def is_blank(frame: npt.NDArray[Any]) -> bool:
+    """Whether the finite pixels of a frame, if there are any, all have one value."""
+    low, high = _finite_range(frame)
+    return bool(high <= low)
 
 
 def _finite_range(frame: npt.NDArray[Any]) -> tuple[Any, Any]:

@@ -13,7 +13,11 @@ from ._lazy import MovieView
 from ._prepared import Index, PreparedStack
 from .stack import MovieDefects, Stack, inspect_movie, validate_movie
 
-__all__ = ["fill_defects", "read_filled", "said_of"]
+__all__ = ["around", "fill_defects", "fill_frame", "read_filled", "said_of", "smoothed"]
+
+_WIDTHS = (1.0, 4.0)  # px, standard deviations of the smoothing that fills single pixels
+_IN_REACH = 0.02  # part of its weight that must lie on measured pixels
+_BLANK_WIDTH = 1.0  # px, of that which fills frames; by trial
 
 
 def fill_defects(
@@ -31,8 +35,9 @@ def fill_defects(
     Returns
     -------
     filled : ndarray, shape (T, Y, X), float32 [user's units]
-        NaN, infinite and dead pixels hold the nearest measured pixel of their frame; dropped frames
-        hold the nearest measured frame.
+        NaN, infinite and dead pixels hold what is around them in their frame, smoothed; blank
+        frames hold the measured frames before and after, smoothed. A copy of a measured pixel would
+        show the network the noise of that pixel twice.
     valid : ndarray of bool, shape (T, Y, X)
     """
     filled = movie.astype(np.float32)
@@ -41,17 +46,48 @@ def fill_defects(
         valid &= ~defects.nonfinite
     if defects.dead is not None:
         valid &= ~defects.dead
-    valid[list(defects.constant_frames)] = False
+    valid[[*defects.constant_frames, *defects.repeated]] = False
     measured = valid.any(axis=(1, 2))
     for t in np.flatnonzero(measured & ~valid.all(axis=(1, 2))):
-        nearest = ndimage.distance_transform_edt(
-            ~valid[t], return_distances=False, return_indices=True
-        )
-        filled[t] = filled[t][tuple(nearest)]
+        filled[t] = fill_frame(filled[t], valid[t])
     good = np.flatnonzero(measured)
     for t in np.flatnonzero(~measured) if good.size else ():  # a piece of a movie may have none
-        filled[t] = filled[good[np.abs(good - t).argmin()]]
+        filled[t] = smoothed([(filled[g], part) for g, part in around(int(t), good)])
     return filled, valid
+
+
+def fill_frame(frame: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A frame (Y, X) whose pixels that are not valid hold a smooth guess from those around."""
+    guess, known = np.zeros_like(frame), np.zeros(frame.shape, bool)
+    seen, weight = np.where(valid, frame, np.float32(0)), valid.astype(np.float32)
+    for width in _WIDTHS:  # the narrowest that has measured pixels in reach
+        total, share = (ndimage.gaussian_filter(part, width) for part in (seen, weight))
+        near = ~known & (share > _IN_REACH)
+        guess[near] = total[near] / share[near]
+        known |= near
+    if not known.all():
+        nearest = ndimage.distance_transform_edt(
+            ~known, return_distances=False, return_indices=True
+        )
+        guess = guess[tuple(nearest)]
+    return np.where(valid, frame, guess)
+
+
+def around(t: int, good: NDArray[np.int_]) -> list[tuple[int, float]]:
+    """Measured frames before and after a blank one, and what each counts; `good` is sorted."""
+    after = int(np.searchsorted(good, t))
+    if after in (0, len(good)):
+        return [(int(good[min(after, len(good) - 1)]), 1.0)]
+    first, second = int(good[after - 1]), int(good[after])
+    late = (t - first) / (second - first)
+    return [(first, 1 - late), (second, late)]
+
+
+def smoothed(frames: Sequence[tuple[NDArray[np.float32], float]]) -> NDArray[np.float32]:
+    """Weighted sum of frames (Y, X), smoothed: a blank frame for the network to look at."""
+    total = np.sum([part * frame for frame, part in frames], axis=0, dtype=np.float32)
+    guess: NDArray[np.float32] = ndimage.gaussian_filter(total, _BLANK_WIDTH)
+    return guess
 
 
 def read_filled(

@@ -17,7 +17,7 @@ from ._lazy import MovieView, chunk_lengths
 from ._motion_image import motion_image
 from ._wrong_pixels import WrongPixels
 from .correlation import NoiseCorrelation
-from .preparation import fill_defects, said_of
+from ._filling import around, fill_defects, said_of, smoothed
 from .prior import Units
 from .stack import MovieDefects, validate_movie
 
@@ -98,7 +98,8 @@ class LazyMovie:
         self.shape = views[0].shape
         self.notes: list[str] = []
         frames, height, width = self.shape
-        self._source = np.arange(frames)  # the measured frame that stands for each
+        # Measured frames that stand for blank ones, and what each counts
+        self._instead: dict[int, list[tuple[int, float]]] = {}
         self._defects = [MovieDefects(None, None, (), 0.0, None) for _ in views]
         each = height * width * (4 * len(views) + 1)  # bytes of a cached frame
         stored = chunk_lengths(views[0].stack).get("T", 1)
@@ -133,13 +134,12 @@ class LazyMovie:
             if len(scan.blank) == frames:
                 validate_movie(view, what=view.title)
             self._defects[c] = found = scan.defects()
-            blank |= set(found.constant_frames)
+            blank |= {*found.constant_frames, *found.repeated}
             self.notes += said_of(view.stack, (view.channel, view.plane), found)
         good = np.array(sorted(set(range(frames)) - blank))
         if not good.size:
             raise ValueError(f"{self._views[0].title} has no frame in which all channels are there")
-        for t in blank:
-            self._source[t] = good[np.abs(good - t).argmin()]
+        self._instead = {t: around(t, good) for t in blank}
         self._blocks.clear()
 
     def part(self, first: int, last: int) -> MoviePart:
@@ -170,11 +170,14 @@ class LazyMovie:
 
     def _frame(self, t: int) -> tuple[Tensor, Tensor]:
         """Intensities (C, Y, X) and valid pixels (1, Y, X) of a frame."""
-        source = int(self._source[t])
-        number, at = divmod(source, self._length)
-        block = self._block(number)
-        valid = block.valid[at]
-        return block.intensities[at], valid if source == t else torch.zeros_like(valid)
+        number, at = divmod(t, self._length)
+        if t not in self._instead:
+            block = self._block(number)
+            return block.intensities[at], block.valid[at]
+        parts = [(self._frame(source)[0].numpy(), part) for source, part in self._instead[t]]
+        channels = [smoothed([(frame[c], part) for frame, part in parts]) for c in range(len(parts[0][0]))]
+        guess = torch.from_numpy(np.stack(channels))
+        return guess, torch.zeros((1, *guess.shape[1:]), dtype=torch.bool)
 
     def _inputs(self, t: int) -> Tensor:
         """Network input (C, Y, X) of a frame."""

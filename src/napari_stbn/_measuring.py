@@ -109,6 +109,7 @@ def _measure_channel(
     thin = max(1, math.ceil(picked / most))  # rows of frames that are larger than that by one
     values = np.stack([movie[::every, ::thin] for movie in movies]).astype(np.float32)
     values[np.isinf(values)] = np.nan  # both are left out of the scaling; NaN passes in silence
+    values[(values == values[..., :1, :1]).all((-2, -1))] = np.nan  # and so are blank frames
     prepared.noise[channel] = noise
     prepared.scaling[channel] = network_scaling(
         values if noise is None else noise.stabilize(values)

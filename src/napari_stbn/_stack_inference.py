@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ._defects import is_blank
 from ._turned_inference import denoise_turned
 from .devices import free_memory
 from .inference import DenoisedWindow, plan_inference
@@ -141,7 +142,9 @@ def hand_out(
             mean = correlation.restore(mean)
         for t in blank:
             at = window.start + t
-            mean[t] = prepared.stack.movie(channel, plane, frames=slice(at, at + 1))[0]
-            if std is not None:
-                std[t] = np.nan
+            recorded = prepared.stack.movie(channel, plane, frames=slice(at, at + 1))[0]
+            if is_blank(recorded):  # else a copy of the frame before
+                mean[t] = recorded
+                if std is not None:
+                    std[t] = np.nan
         output(channel, plane, window.start, mean, std)
