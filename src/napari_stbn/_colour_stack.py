@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ._colour_basis import ColourBasis, stabilized
 from ._stack_inference import Output
 from ._unbiased import UnbiasedInverse
+from ._views import Rooms, StackView
 from .stack import Stack
 
 __all__ = ["ColourOutput", "ColourStack"]
@@ -25,7 +26,7 @@ __all__ = ["ColourOutput", "ColourStack"]
 Frames = NDArray[np.float32]
 
 
-class ColourStack(Stack):
+class ColourStack(StackView):
     """A stack with colour samples, whose channels are their components.
 
     Parameters
@@ -43,7 +44,6 @@ class ColourStack(Stack):
         What each channel of this stack is.
     """
 
-    source: Stack
     bases: tuple[ColourBasis, ...]
     components: list[tuple[int, int]]
     _back: list[list[UnbiasedInverse | None]]
@@ -54,26 +54,18 @@ class ColourStack(Stack):
                 f"there are bases for {len(bases)} channels of {len(bases[0].rows)} colours, "
                 f"this stack has {stack.size('C')} of {stack.size('S')}"
             )
-        values = {
-            **{name: getattr(stack, name) for name in Stack.__dataclass_fields__},
-            "source": stack,
-            "bases": tuple(bases),
-            "components": [(c, k) for c, basis in enumerate(bases) for k in basis.kept],
-            "_back": [
+        self._see(
+            stack,
+            bases=tuple(bases),
+            components=[(c, k) for c, basis in enumerate(bases) for k in basis.kept],
+            _back=[
                 [
                     None if law is None else UnbiasedInverse(law, limits)
                     for law, limits in zip(basis.laws, basis.limits, strict=True)
                 ]
                 for basis in bases
             ],
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of components, whatever the samples are."""
-        return np.dtype(np.float32)
+        )
 
     @property
     def n_channels(self) -> int:
@@ -93,14 +85,9 @@ class ColourStack(Stack):
         """Channels of this stack that are components of one of the source's."""
         return [n for n, (c, _) in enumerate(self.components) if c == colour]
 
-    @property
-    def recorded(self) -> Stack:
-        """The user's stack."""
-        return self.source.recorded
-
-    def remarks(self) -> list[str]:
-        """What is worth saying of the stack with the samples."""
-        return self.source.remarks()
+    def output(self, output: Output, folder: Path | None) -> Output:
+        """What takes components, for an output that takes samples."""
+        return ColourOutput(output, self, folder)
 
     def leader(self, channel: int) -> int:
         """The brightest component of the same channel: what moves, moves in all of them.
@@ -221,8 +208,8 @@ class ColourOutput:
     """
 
     def __init__(self, output: Output, stack: ColourStack, folder: Path | None = None) -> None:
-        self._output, self._stack, self._folder = output, stack, folder
-        self._waiting: dict[tuple[int, int, str], Frames] = {}
+        self._output, self._stack = output, stack
+        self._waiting = Rooms((stack.n_frames, *stack.frame_shape), folder, "colours")
 
     def __call__(
         self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
@@ -233,7 +220,7 @@ class ColourOutput:
         stop, parts = start + len(mean), {"mean": mean} | ({} if std is None else {"std": std})
         for word, frames in parts.items():
             if channel != own[-1]:
-                self._room(channel, plane, word)[start:stop] = frames
+                self._waiting[channel, plane, word][start:stop] = frames
         if channel != own[-1]:
             return
         means, stds = (
@@ -250,19 +237,7 @@ class ColourOutput:
         if stop == self._stack.n_frames:  # frames come in order
             for n in own[:-1]:
                 for word in parts:
-                    del self._waiting[n, plane, word]
-
-    def _room(self, channel: int, plane: int, word: str) -> Frames:
-        """Room for all frames of a component."""
-        key = channel, plane, word
-        if key not in self._waiting:
-            shape = (self._stack.n_frames, *self._stack.frame_shape)
-            if self._folder is None:
-                self._waiting[key] = np.empty(shape, np.float32)
-            else:
-                file = self._folder / f"{word}_{channel}_{plane}.raw"
-                self._waiting[key] = np.memmap(file, np.float32, "w+", shape=shape)
-        return self._waiting[key]
+                    self._waiting.free((n, plane, word))
 
 
 def _mixed(weights: NDArray[np.float64], parts: Sequence[Frames] | Frames) -> Frames:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._defects import DefectScan
+from ._frame_sharing import frames_apart
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
 from ._streaming import exceeds, memory_budget
@@ -209,11 +210,12 @@ def info(options: argparse.Namespace) -> None:
         view = MovieView(stack, channel, stack.n_planes // 2)
         scan = DefectScan()
         if large:  # reading all of it may take hours
-            fit, shared, light = estimate_noise(view), "", ""
+            fit, shared, light, apart = estimate_noise(view), "", "", ""
         else:
             movie = view[:]
             scan.add(movie)
-            filled, light = even_movie(fill_defects(movie, inspect_movie(movie))[0])
+            filled, apart = frames_apart(fill_defects(movie, inspect_movie(movie))[0])
+            filled, light = even_movie(filled)
             fit, shared = estimate_pixel_noise(filled)
         noise = fit.model
         print(
@@ -223,7 +225,7 @@ def info(options: argparse.Namespace) -> None:
             f"{'; in use: variance level by level' if fit.law is not None else ''}"
         )
         for sentence in [
-            *filter(None, [fit.sentence, light, shared, fit.note]),
+            *filter(None, [fit.sentence, apart, light, shared, fit.note]),
             *scan.defects().sentences(),
         ]:
             print(f"          {sentence}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ._colour_stack import ColourStack
 from ._denoiser_state import DenoiserState
-from ._even_stack import even_part
+from ._views import views_of
 from .inference import denoise_frame
 from .stack import Stack
 
@@ -49,11 +49,14 @@ class DenoiserPreview(DenoiserState):
         prepared = self._prepared
         if prepared is None or self.model is None or not self.history:
             return None
+        views = [*views_of(prepared.stack)]
+        places = [(channel, plane, frame)]  # from the user's stack to the last view
+        for view in reversed(views):
+            places.append(view.place(places[-1]))
+        channel, plane, frame = places.pop()
         image = yield from self._look_at(prepared.stack, frame, channel, plane, rows, columns)
-        even = even_part(prepared.stack)
-        if even is not None and (channel, plane) in even.lighting:
-            lit, _ = even.lighting[channel, plane].restored(frame, image[None], None)
-            image = lit[0]
+        for view in views:
+            image = view.shown(places.pop(), image, rows, columns)
         return image
 
     def _look_at(

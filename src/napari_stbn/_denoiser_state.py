@@ -15,11 +15,13 @@ from ._colour_stack import ColourStack
 from ._even_stack import EvenStack, even_stack
 from ._fit_parts import Average
 from ._lighting import FlickerChoice
+from ._padded_stack import padded_stack
 from ._preparing import Preparing, as_stack
 from ._refinement import DENSE_METHODS
 from ._saved_model import SavedModel
 from ._start import FirstModel, channels_of, first_model
 from ._streaming import exceeds, memory_budget
+from ._track_stack import track_stack
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .flow import FLOW_METHODS, FlowMethod, RouteChoice
@@ -51,6 +53,8 @@ class DenoiserState:
         Of the last fit.
     colours : tuple of ColourBasis
         Of each channel, where colour samples are denoised as components: channels are these then.
+    frame_step : int or None
+        Frames that lie so far apart share no noise; None until it was measured.
     """
 
     def __init__(
@@ -121,8 +125,10 @@ class DenoiserState:
         self._flow_model: STBN | None = None
         self._flow_is_outdated = False
         self.colours: tuple[ColourBasis, ...] = ()
+        self.frame_step: int | None = None
         self._colour_stack: ColourStack | None = None  # the last one that was asked for
         self._even: tuple[Stack, Stack] | None = None  # the last one, and in even light
+        self._tracks: tuple[Stack, Stack] | None = None  # the last one, and with frames apart
 
     @property
     def has_uncertainty(self) -> bool:
@@ -140,7 +146,7 @@ class DenoiserState:
 
     def release(self) -> None:
         """Free the movie that is kept ready for another call; the fitted model stays."""
-        self._prepared = self._colour_stack = self._even = None
+        self._prepared = self._colour_stack = self._even = self._tracks = None
 
     def units(self, channel: int = 0) -> Units:
         """Conversion between a channel's intensities and network units.
@@ -188,6 +194,7 @@ class DenoiserState:
             student=self._student,
             turns=self._turns,
             flicker=self.flicker,
+            frame_step=self.frame_step or 1,
             routes=self._routes,
             seed=self.seed,
             steps=len(self.history),
@@ -246,6 +253,7 @@ class DenoiserState:
         denoiser._student = saved.student
         denoiser._turns, denoiser._routes = saved.turns, saved.routes
         denoiser._flow_model, denoiser.colours = saved.flow_model, saved.colours
+        denoiser.frame_step = saved.frame_step
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
@@ -263,6 +271,19 @@ class DenoiserState:
             return ()
         stack.check()
         return (yield from measure_bases(stack, self.noise))
+
+    def _apart(self, stack: Stack, known: int | None) -> Generator[float, None, Stack]:
+        """The stack without its padding, frames that share noise in movies of their own.
+
+        Yields the part that is done.
+        """
+        if self._tracks is None or self._tracks[0] is not stack:
+            stack.check()
+            seen = yield from padded_stack(stack)
+            if self.correlation != "off":
+                seen = yield from track_stack(seen, known)
+            self._tracks = stack, seen
+        return self._tracks[1]
 
     def _evened(self, stack: Stack) -> Generator[float, None, Stack]:
         """The stack in even light, where its light flickers; yields the part that is done."""
@@ -342,6 +363,7 @@ class DenoiserState:
             "network": None if self.model is None else asdict(self.model.config),
             "seed": self.seed,
             "flicker": self._flicker(),
+            "frame_step": self.frame_step or 1,
             "flow": self.flow,
             "refined_flow": self._refines and self.flow in DENSE_METHODS,
             "refine": self._refine,

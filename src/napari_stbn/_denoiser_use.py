@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._colour_noise import channel_correlation, channel_noise
-from ._colour_stack import ColourOutput, ColourStack
 from ._denoiser_preview import DenoiserPreview
-from ._even_stack import EvenOutput, even_part
 from ._file_output import FileOutput
 from ._flow_updates import follow_student
 from ._generators import last, relay
@@ -23,6 +21,7 @@ from ._refinement import reestimate_flow, refine_flow
 from ._sampling import Sample, SampledStack
 from ._stack_inference import ArrayOutput, Output, denoise_prepared
 from ._streaming import Stream, check_result, denoise_stream, exceeds, memory_budget
+from ._views import output_for_user
 from .network import STBN
 from .preparation import PreparedStack
 from .result import DenoiseResult, Progress, StreamedResult, gather_flow
@@ -226,9 +225,9 @@ class FittedDenoiser(DenoiserPreview):
             routes=self._routes,
         )
         with tempfile.TemporaryDirectory(
-            prefix=".stbn-colours-", dir=scratch, ignore_cleanup_errors=True
+            prefix=".stbn-waiting-", dir=scratch, ignore_cleanup_errors=True
         ) as folder:
-            output = _for_user(output, stack, Path(folder))
+            output = output_for_user(output, stack, Path(folder))
             said = yield from relay(
                 denoise_stream(stream, output),
                 lambda done: Progress("denoise", done, time.perf_counter() - started),
@@ -237,11 +236,13 @@ class FittedDenoiser(DenoiserPreview):
         return known
 
     def _seen_steps(self, stack: Stack, started: float) -> Generator[Progress, None, Stack]:
-        """The stack as it is denoised: in even light, colours as components."""
-        even = yield from relay(
-            self._evened(stack),
-            lambda done: Progress("noise", done, time.perf_counter() - started),
-        )
+        """The stack as it is denoised: noise of each frame its own, even light, colours."""
+
+        def measured(done: float) -> Progress:
+            return Progress("noise", done, time.perf_counter() - started)
+
+        apart = yield from relay(self._apart(stack, self.frame_step), measured)
+        even = yield from relay(self._evened(apart), measured)
         return self._seen(even)
 
     def _denoise_whole(
@@ -250,7 +251,7 @@ class FittedDenoiser(DenoiserPreview):
         """Prepare a stack in memory and denoise it into an output."""
         prepared = yield from self._prepare(stack, model.config.channels > 1, started, model)
         precision, turns = self._layer_precision(model.config), self.turns or self._turns
-        output = _for_user(output, stack)
+        output = output_for_user(output, stack)
         yield from relay(
             denoise_prepared(model, prepared, output, precision, turns),
             lambda fraction: Progress("denoise", fraction, time.perf_counter() - started),
@@ -321,11 +322,3 @@ class FittedDenoiser(DenoiserPreview):
         self._remember(prepared)
         self._prepared, self._flow_is_outdated = prepared, False
         return prepared
-
-
-def _for_user(output: Output, stack: Stack, folder: Path | None = None) -> Output:
-    """An output that gets samples from components, and their own light again."""
-    even = even_part(stack)
-    if even is not None:
-        output = EvenOutput(output, even)
-    return ColourOutput(output, stack, folder) if isinstance(stack, ColourStack) else output

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._colour_stack import ColourStack
 from ._generators import part_of, relay
 from ._lazy import MovieView
 from ._lighting import AT_ONCE, Frames, Lighting, in_even_light, measure_lighting
 from ._stack_inference import Output
+from ._views import Place, StackView
 from .stack import Stack
 
-__all__ = ["EvenOutput", "EvenStack", "even_part", "even_stack"]
+__all__ = ["EvenOutput", "EvenStack", "even_stack"]
 
 _PIXELS = 2**30  # of a stack that are read to measure its light, about
 _LEAST_ROWS = 256
 
 
-class EvenStack(Stack):
+class EvenStack(StackView):
     """A stack whose frames have even light.
 
     Parameters
@@ -37,31 +38,17 @@ class EvenStack(Stack):
     lighting : dict of (channel, plane) to Lighting
     """
 
-    source: Stack
     lighting: dict[tuple[int, int], Lighting]
     _gains: NDArray[np.float64]
     _levels: NDArray[np.float64]
 
     def __init__(self, stack: Stack, lighting: Mapping[tuple[int, int], Lighting]) -> None:
         sizes = [1 if axis in "YX" else stack.size(axis) for axis in stack.axes]
-        values: dict[str, Any] = {
-            **{name: getattr(stack, name) for name in Stack.__dataclass_fields__},
-            "source": stack,
-            "lighting": dict(lighting),
-            "_gains": np.ones(sizes),
-            "_levels": np.zeros(sizes),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self._see(stack, lighting=dict(lighting), _gains=np.ones(sizes), _levels=np.zeros(sizes))
         for (channel, plane), light in lighting.items():
             index = self.index(channel, plane)
             self._gains[index] = _along(light.gains, index, self.axes)
             self._levels[index] = light.level
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of values in even light, whatever was recorded."""
-        return np.dtype(np.float32)
 
     def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
         """Read a part in even light, float32; see `Stack.read`."""
@@ -69,16 +56,21 @@ class EvenStack(Stack):
         gains, levels = (
             self.picked(table, tuple(whole), axes) for table in (self._gains, self._levels)
         )
-        return in_even_light(super().read(index, axes), gains, levels)
-
-    @property
-    def recorded(self) -> Stack:
-        """The user's stack."""
-        return self.source.recorded
+        return in_even_light(self.source.read(index, axes), gains, levels)
 
     def remarks(self) -> list[str]:
-        """What is worth saying of the light."""
-        return [max(self.lighting.values(), key=lambda light: light.strength).note]
+        """What is worth saying of this view and those below."""
+        brightest = max(self.lighting.values(), key=lambda light: light.strength)
+        return [*super().remarks(), brightest.note]
+
+    def shown(self, place: Place, image: Frames, rows: slice, columns: slice) -> Frames:  # noqa: ARG002
+        """A part of a denoised frame (Y', X') in the light that it was recorded in."""
+        light = self.lighting.get(place[:2])
+        return image if light is None else light.restored(place[2], image[None], None)[0][0]
+
+    def output(self, output: Output, folder: Path | None) -> Output:  # noqa: ARG002
+        """What takes frames in even light, for an output that takes them in their own."""
+        return EvenOutput(output, self)
 
 
 class EvenOutput:
@@ -101,12 +93,6 @@ class EvenOutput:
         if light is not None:
             mean, std = light.restored(start, mean, std)
         self._output(channel, plane, start, mean, std)
-
-
-def even_part(stack: Stack) -> EvenStack | None:
-    """What of a stack as it is denoised has its light made even, if anything has."""
-    even = stack.source if isinstance(stack, ColourStack) else stack
-    return even if isinstance(even, EvenStack) else None
 
 
 def even_stack(stack: Stack) -> Generator[float, None, Stack]:

@@ -126,5 +126,7 @@ def said_of(stack: Stack, index: Index, defects: MovieDefects) -> list[str]:
     """Sentences about the defects of one movie of a stack."""
     channel, plane = index
     name = stack.channel_name(channel)
-    where = "" if len(stack.indices()) == 1 else f"{name[0].upper()}{name[1:]}, plane {plane}: "
+    (_, plane), defects = stack.defects_for_user((channel, plane), defects)
+    several = len(stack.recorded.indices()) > 1
+    where = f"{name[0].upper()}{name[1:]}, plane {plane}: " if several else ""
     return [where + sentence for sentence in defects.sentences()]

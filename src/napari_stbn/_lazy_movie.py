@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ._defects import DefectScan
+from ._filling import around, fill_defects, said_of, smoothed
 from ._flow_scratch import FlowScratch
 from ._lazy import MovieView, chunk_lengths
 from ._motion_image import motion_image
 from ._wrong_pixels import WrongPixels
 from .correlation import NoiseCorrelation
-from ._filling import around, fill_defects, said_of, smoothed
 from .prior import Units
 from .stack import MovieDefects, validate_movie
 
@@ -175,9 +175,9 @@ class LazyMovie:
             block = self._block(number)
             return block.intensities[at], block.valid[at]
         parts = [(self._frame(source)[0].numpy(), part) for source, part in self._instead[t]]
-        channels = [smoothed([(frame[c], part) for frame, part in parts]) for c in range(len(parts[0][0]))]
-        guess = torch.from_numpy(np.stack(channels))
-        return guess, torch.zeros((1, *guess.shape[1:]), dtype=torch.bool)
+        channels = range(len(self._views))
+        guess = np.stack([smoothed([(frame[c], part) for frame, part in parts]) for c in channels])
+        return torch.from_numpy(guess), torch.zeros((1, *self.shape[1:]), dtype=torch.bool)
 
     def _inputs(self, t: int) -> Tensor:
         """Network input (C, Y, X) of a frame."""

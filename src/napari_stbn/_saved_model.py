@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ._colour_basis import ColourBasis
+from ._frame_sharing import FARTHEST
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
 from .flow import RouteChoice
@@ -56,6 +57,8 @@ class SavedModel:
         Quarter turns of the movie that a result is averaged over.
     flicker : str
         As of `napari_stbn.Denoiser`.
+    frame_step : int
+        Frames that lie so far apart share no noise.
     routes : dict of str to RouteChoice
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     flow_model : STBN or None
@@ -78,6 +81,7 @@ class SavedModel:
     student: PWCNet | None = None
     turns: int = 1
     flicker: str = "auto"
+    frame_step: int = 1
     routes: dict[str, RouteChoice] = field(default_factory=dict)
     flow_model: STBN | None = None
     colours: tuple[ColourBasis, ...] = ()
@@ -95,6 +99,7 @@ class SavedModel:
             "flow_model": _described(self.flow_model),
             "turns": self.turns,
             "flicker": self.flicker,
+            "frame_step": self.frame_step,
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "colours": [basis.to_dict() for basis in self.colours],
             "seed": self.seed,
@@ -174,6 +179,7 @@ class SavedModel:
                 student=student,
                 turns=_turns(header.get("turns", 1)),
                 flicker=header.get("flicker", "auto"),
+                frame_step=_frame_step(header.get("frame_step", 1)),
                 routes={
                     str(digest): RouteChoice.from_dict(choice)
                     for digest, choice in header.get("routes", {}).items()
@@ -238,6 +244,13 @@ def _turns(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4:
         return value
     raise ValueError(f"turns must be from 1 to 4, got {str(value)[:40]}")
+
+
+def _frame_step(value: Any) -> int:
+    """Frames after which noise is gone, as a file has them; files before this entry have one."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= FARTHEST:
+        return value
+    raise ValueError(f"frame_step must be from 1 to {FARTHEST}, got {str(value)[:40]}")
 
 
 def _clip_frames(value: Any) -> int | None:

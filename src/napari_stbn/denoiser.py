@@ -25,6 +25,7 @@ from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
 from ._streaming import check_plan, exceeds, memory_budget
+from ._track_stack import TrackStack
 from .estimates import check_training_memory
 from .network import STBNConfig
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
@@ -181,6 +182,8 @@ class Denoiser(FittedDenoiser):
             return Progress("noise", done, time.perf_counter() - started)
 
         joint = self._joint(given)
+        self._tracks = None  # measured anew
+        given = yield from relay(self._apart(given, None), measured)
         colours = yield from relay(self._measured_colours(given, joint=joint), measured)
         stack = self._seen(given, colours)
         first = self._first_model(stack.n_channels if joint else 1)
@@ -205,6 +208,7 @@ class Denoiser(FittedDenoiser):
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation, self.colours = {}, colours
+        self.frame_step = given.step if isinstance(given, TrackStack) else 1
         form = plan.refine if plan.refine in FORMS and dense else None
         self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
         self._flow_model = (first.flow_model or deepcopy(first.model)) if first.warm else None

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from ._colour_noise import channel_correlation, channel_noise
 from ._colour_stack import ColourStack
+from ._track_stack import TrackStack
+from ._views import views_of
 from ._wrong_pixels import wrong_pixels_note
 from .correlation import NoiseCorrelation
 from .preparation import KnownNoise, PreparedStack
@@ -112,14 +114,22 @@ def gather_flow(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flow of all movies, (T - 1, 2, Y, X), or (channels, planes, T - 1, 2, Y, X) for several."""
     out = []
+    tracks = next((v for v in views_of(prepared.stack) if isinstance(v, TrackStack)), None)
     for name in ("flow_to_previous", "flow_to_next"):
         flows = {key: getattr(movie, name).numpy() for key, movie in prepared.movies.items()}
         leaders = _movers(prepared)
-        if len(leaders) * prepared.stack.n_planes == 1:
+        if tracks is not None:
+            forward = name == "flow_to_next"
+            flows = {
+                (c, z): tracks.flow_for_user([flows[c, plane] for plane in own], forward=forward)
+                for c in leaders
+                for z, own in enumerate(tracks.planes())
+            }
+        n_planes = prepared.stack.recorded.n_planes
+        if len(leaders) * n_planes == 1:
             out.append(flows[leaders[0], 0])
             continue
-        planes = range(prepared.stack.n_planes)
-        out.append(np.stack([np.stack([flows[c, z] for z in planes]) for c in leaders]))
+        out.append(np.stack([np.stack([flows[c, z] for z in range(n_planes)]) for c in leaders]))
     return out[0], out[1]
 
 
@@ -144,7 +154,8 @@ def versions() -> dict[str, str]:
 
 def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
     """What is known about the input, in plain values."""
-    stack, noise, shared = prepared.stack, channel_noise(prepared), channel_correlation(prepared)
+    stack = prepared.stack.recorded
+    noise, shared = channel_noise(prepared), channel_correlation(prepared)
     return {
         "axes": stack.axes,
         "axes_guess": stack.guess,

@@ -221,6 +221,12 @@ class Stack:
         """Sentences for the user about how the stack is seen; none about it as it is."""
         return []
 
+    def defects_for_user(
+        self, index: tuple[int, int], defects: MovieDefects
+    ) -> tuple[tuple[int, int], MovieDefects]:
+        """Channel, plane and frames of defects as a person counts them: as they are."""
+        return index, defects
+
     def indices(self) -> list[tuple[int, int]]:
         """All movies of the stack as (channel, plane), channels first."""
         return [(c, z) for c in range(self.n_channels) for z in range(self.n_planes)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_stbn._frame_sharing import frames_apart
 from napari_stbn._lighting import even_movie
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
@@ -91,9 +92,12 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             filled, _ = fill_defects(movie, inspect_movie(movie))
+            apart = ""
+            if settings.correlation != "off":
+                filled, apart = frames_apart(filled)
             filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
-            warnings += filter(None, [light, shared, noise.note])
+            warnings += filter(None, [apart, light, shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False

@@ -1,0 +1,205 @@
+"""A stack whose frames share noise, seen as movies whose frames do not: every n-th frame is one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._frame_sharing import FrameSharing, measure_frame_sharing
+from ._generators import part_of
+from ._lazy import MovieView
+from ._stack_inference import Output
+from ._views import Frames, Place, Rooms, StackView
+from .stack import MovieDefects, Stack
+
+__all__ = ["TrackStack", "track_stack"]
+
+_AT_ONCE = 16  # frames that are handed on together
+
+
+class TrackStack(StackView):
+    """A stack whose planes are tracks: frames that lie `step` apart, one track for each first one.
+
+    Tracks that end a frame earlier than others get a last frame of NaN.
+
+    Parameters
+    ----------
+    stack : Stack
+    sharing : FrameSharing
+
+    Attributes
+    ----------
+    sharing : FrameSharing
+    """
+
+    sharing: FrameSharing
+
+    def __init__(self, stack: Stack, sharing: FrameSharing) -> None:
+        self._see(stack, sharing=sharing)
+        if "Z" not in stack.axes:
+            object.__setattr__(self, "axes", "Z" + stack.axes)
+
+    @property
+    def step(self) -> int:
+        """Frames of the source between two of a track."""
+        return self.sharing.step
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis, in the order of `axes`."""
+        lengths = {a: self.source.size(a) for a in self.axes}
+        lengths["Z"] *= self.step
+        lengths["T"] = -(-lengths["T"] // self.step)
+        return tuple(lengths[a] for a in self.axes)
+
+    def remarks(self) -> list[str]:
+        """What is worth saying of this view and those below."""
+        return [*super().remarks(), self.sharing.note]
+
+    def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
+        """Read a part of one track, float32; see `Stack.read`."""
+        parts = dict(zip(self.axes, index, strict=True))
+        plane, frames = parts["Z"], parts["T"]
+        if isinstance(plane, slice) or not isinstance(frames, slice):
+            raise IndexError("one track is read at a time, and some frames of it")
+        parts["Z"], track = divmod(plane, self.step)
+        wanted = range(self.n_frames)[frames]
+        there = [t for t in wanted if track + self.step * t < self.source.n_frames]
+        first = track + self.step * wanted.start
+        stop = track + self.step * there[-1] + 1 if there else first
+        parts["T"] = slice(first, stop, self.step * wanted.step)
+        below = tuple(parts[a] for a in self.source.axes)
+        seen = self.source.read(below, axes).astype(np.float32)
+        if len(there) == len(wanted):
+            return seen
+        missing = [(0, len(wanted) - len(there) if a == "T" else 0) for a in axes]
+        return np.pad(seen, missing, constant_values=np.nan)
+
+    def place(self, place: Place) -> Place:
+        """Where a frame of the source lies here."""
+        channel, plane, frame = place
+        at, track = divmod(frame, self.step)
+        return channel, plane * self.step + track, at
+
+    def defects_for_user(
+        self, index: tuple[int, int], defects: MovieDefects
+    ) -> tuple[tuple[int, int], MovieDefects]:
+        """Plane and frames as the source counts them, without the frames that make tracks equal."""
+        channel, (plane, track) = index[0], divmod(index[1], self.step)
+        ends = self.n_frames - len(range(track, self.source.n_frames, self.step))
+        blank, repeated = (
+            tuple(track + self.step * t for t in frames if t < self.n_frames - ends)
+            for frames in (defects.constant_frames, defects.repeated)
+        )
+        missing = max(0, defects.missing - ends * self.frame_shape[0] * self.frame_shape[1])
+        told = replace(defects, constant_frames=blank, repeated=repeated, missing=missing)
+        return self.source.defects_for_user((channel, plane), told)
+
+    def planes(self) -> list[range]:
+        """The tracks of each plane of the source."""
+        return [range(z * self.step, (z + 1) * self.step) for z in range(self.source.n_planes)]
+
+    def output(self, output: Output, folder: Path | None) -> Output:
+        """What takes denoised frames of tracks, for an output that takes those of the source."""
+        return _TrackOutput(output, self, folder)
+
+    def flow_for_user(self, flows: Sequence[Frames], *, forward: bool) -> Frames:
+        """Motion between frames of the source from that between frames of its tracks.
+
+        Parameters
+        ----------
+        flows : sequence of `step` ndarrays, shape (T' - 1, 2, Y, X) [px]
+            Of the tracks of one plane.
+        forward : bool
+            To the next frame, instead of to the last one.
+
+        Returns
+        -------
+        ndarray, shape (T - 1, 2, Y, X), float32 [px]
+            As if motion were even within `step` frames.
+        """
+        frames, step = self.source.n_frames, self.step
+        whole = np.empty((frames - 1, *flows[0].shape[1:]), np.float32)
+        for pair in range(frames - 1):
+            frame = pair if forward else pair + 1
+            at, track = divmod(frame, step)
+            if not forward:
+                at -= 1
+            # At either end the nearest pair of the same track
+            last = len(range(track, frames, step)) - 2
+            whole[pair] = flows[track][min(max(at, 0), last)] / np.float32(step)
+        return whole
+
+
+class _TrackOutput:
+    """Takes tracks as they are denoised, and hands on frames in order when all of them are there.
+
+    Parameters
+    ----------
+    output : Output
+    stack : TrackStack
+    folder : Path, optional
+        Where frames wait for the last track; in memory when None.
+    """
+
+    def __init__(self, output: Output, stack: TrackStack, folder: Path | None) -> None:
+        self._output, self._stack = output, stack
+        self._rooms = Rooms((stack.source.n_frames, *stack.frame_shape), folder, "tracks")
+        self._arrived: dict[tuple[int, int], int] = {}
+
+    def __call__(
+        self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
+    ) -> None:
+        """Take frames (T', Y, X) from `start` on of one track."""
+        step, count = self._stack.step, self._stack.source.n_frames
+        plane, first = divmod(plane, step)
+        key = channel, plane
+        parts = {"mean": mean} | ({} if std is None else {"std": std})
+        places = slice(first + step * start, first + step * (start + len(mean)), step)
+        for word, frames in parts.items():
+            room = self._rooms[(*key, word)]
+            room[places] = frames[: len(range(count)[places])]
+        self._arrived[key] = self._arrived.get(key, 0) + len(mean)
+        if self._arrived[key] < step * self._stack.n_frames:
+            return
+        for at in range(0, count, _AT_ONCE):
+            shown = [np.array(self._rooms[(*key, word)][at : at + _AT_ONCE]) for word in parts]
+            self._output(channel, plane, at, shown[0], shown[1] if std is not None else None)
+        for word in parts:
+            self._rooms.free((*key, word))
+
+
+def track_stack(stack: Stack, known: int | None = None) -> Generator[float, None, Stack]:
+    """Measure whether frames share noise, in the middle plane of every channel.
+
+    Parameters
+    ----------
+    stack : Stack
+    known : int, optional
+        Frames that noise is known to be gone after.
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Returns
+    -------
+    Stack
+        A `TrackStack` where they do, else the stack itself.
+    """
+    found = []
+    for channel in range(stack.n_channels):
+        if channel:
+            yield part_of(channel, stack.n_channels, 0.0)
+        found.append(measure_frame_sharing(MovieView(stack, channel, stack.n_planes // 2)))
+    sharing = max(found, key=lambda one: one.step)
+    if known is not None:
+        fits = known * 2 <= stack.n_frames
+        sharing = FrameSharing(known if fits else 1, max(one.correlation for one in found))
+    return stack if sharing.step == 1 else TrackStack(stack, sharing)

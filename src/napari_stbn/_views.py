@@ -1,0 +1,124 @@
+"""Stacks as a denoiser sees them: a chain of views, each of which takes something out.
+
+What was denoised in the last of them goes back through all of them to the user's stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._stack_inference import Output
+from .stack import MovieDefects, Stack
+
+__all__ = ["Place", "Rooms", "StackView", "output_for_user", "views_of"]
+
+Frames = NDArray[np.float32]
+Place = tuple[int, int, int]  # channel, plane, frame
+
+
+class StackView(Stack):
+    """A stack seen in another way.
+
+    Attributes
+    ----------
+    source : Stack
+        What is seen; itself a view, or the user's.
+    """
+
+    source: Stack
+
+    def _see(self, source: Stack, **values: Any) -> None:
+        """Take axes and scale of a stack, and further attributes."""
+        own = {name: getattr(source, name) for name in Stack.__dataclass_fields__}
+        for name, value in {**own, "source": source, **values}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis, in the order of `axes`."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what is seen, whatever was recorded."""
+        return np.dtype(np.float32)
+
+    @property
+    def recorded(self) -> Stack:
+        """The user's stack."""
+        return self.source.recorded
+
+    def remarks(self) -> list[str]:
+        """What is worth saying of this view and those below."""
+        return self.source.remarks()
+
+    def defects_for_user(
+        self, index: tuple[int, int], defects: MovieDefects
+    ) -> tuple[tuple[int, int], MovieDefects]:
+        """Channel, plane and frames of defects as the source counts them."""
+        return self.source.defects_for_user(index, defects)
+
+    def place(self, place: Place) -> Place:
+        """Where a frame of the source lies here."""
+        return place
+
+    def shown(self, place: Place, image: Frames, rows: slice, columns: slice) -> Frames:  # noqa: ARG002
+        """A part of a denoised frame (Y', X') as the source shows it; `place` is the source's."""
+        return image
+
+    def output(self, output: Output, folder: Path | None) -> Output:  # noqa: ARG002
+        """What takes denoised frames of this view, for an output that takes those of the source.
+
+        `folder` is where frames may wait; in memory when None.
+        """
+        return output
+
+
+def views_of(stack: Stack) -> Iterator[StackView]:
+    """The views that a stack is seen through, the last one first."""
+    while isinstance(stack, StackView):
+        yield stack
+        stack = stack.source
+
+
+def output_for_user(output: Output, stack: Stack, folder: Path | None = None) -> Output:
+    """What takes denoised frames of a view and hands them on as the user's stack has them."""
+    for view in reversed([*views_of(stack)]):
+        output = view.output(output, folder)
+    return output
+
+
+class Rooms:
+    """Room for whole movies whose frames have to wait for others.
+
+    Parameters
+    ----------
+    shape : (T, Y, X)
+    folder : Path, optional
+        Where they wait; in memory when None.
+    name : str
+        That the files of these rooms begin with.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], folder: Path | None, name: str) -> None:
+        self._shape, self._folder, self._name = shape, folder, name
+        self._rooms: dict[tuple[int | str, ...], Frames] = {}
+
+    def __getitem__(self, key: tuple[int | str, ...]) -> Frames:
+        """The room of this name, (T, Y, X) float32; made where there is none yet."""
+        if key not in self._rooms:
+            if self._folder is None:
+                self._rooms[key] = np.empty(self._shape, np.float32)
+            else:
+                file = self._folder / f"{self._name}_{'_'.join(map(str, key))}.raw"
+                self._rooms[key] = np.memmap(file, np.float32, "w+", shape=self._shape)
+        return self._rooms[key]
+
+    def free(self, key: tuple[int | str, ...]) -> None:
+        """Give room back."""
+        del self._rooms[key]
