@@ -1,15 +1,16 @@
 """Many movies, many methods: simulated ones with truth, real ones by pixels that were held out.
 
 ``python benchmarks/suite.py --seconds 60`` simulates every kind at three light levels;
-``--elsewhere all`` adds scenes drawn by other means than the simulator's; ``--data FOLDER`` adds
-the real movies of a folder. There a random 2 % of the pixels are replaced by a neighbour before any
-method sees the movie, and predictions are scored on what was measured there: the same test for
-every method, whose expectation is the true error plus that of the noise. It punishes a method for
-what it believes of the pixel itself, the more the less noise a movie has. ``--added 10`` takes real
-movies for the truth instead, with light and noise of a camera of ours: so many photons at their
-brightest. ``--natural FOLDER`` takes the video clips of a folder (a folder of frames each, in
-colour), with Gaussian noise as in the paper. Peers, which know one channel, denoise the orthonormal
-opponent colours of such a clip one by one, which suits them best.
+``--elsewhere all`` adds scenes drawn by other means than the simulator's; ``--processed all`` what
+people do to movies before they denoise them; ``--data FOLDER`` adds the real movies of a folder.
+There a random 2 % of the pixels are replaced by a neighbour before any method sees the movie, and
+predictions are scored on what was measured there: the same test for every method, whose
+expectation is the true error plus that of the noise. It punishes a method for what it believes of
+the pixel itself, the more the less noise a movie has. ``--added 10`` takes real movies for the
+truth instead, with light and noise of a camera of ours: so many photons at their brightest.
+``--natural FOLDER`` takes the video clips of a folder (a folder of frames each, in colour), with
+Gaussian noise as in the paper. Peers, which know one channel, denoise the orthonormal opponent
+colours of such a clip one by one, which suits them best.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from _common import (
 )
 from _elsewhere import SCENES, scene
 from _peers import Peer, peers
+from _processed import PROCESSES, processed
 from napari_stbn.noise import estimate_noise
 from napari_stbn.samples import KINDS
 
@@ -111,6 +113,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--elsewhere", nargs="*", default=[], choices=[*SCENES, "all"], help="scenes of no training"
     )
+    parser.add_argument(
+        "--processed", nargs="*", default=[], choices=[*PROCESSES, "all"], help="movies that were"
+    )
     parser.add_argument("--data", type=Path, help="folder of real movies (TIFF)")
     parser.add_argument(
         "--added", type=float, nargs="*", default=[], help="real movies with noise added: photons"
@@ -132,6 +137,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if "all" in options.elsewhere:
         options.elsewhere = list(SCENES)
+    if "all" in options.processed:
+        options.processed = list(PROCESSES)
     return options
 
 
@@ -158,6 +165,8 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
         light = scene(name, tuple(options.shape), seed)
         for photons in options.photons:
             yield _recorded(name, light, photons)
+    for name in options.processed:
+        yield from _processed(name, options)
     for path in sorted(options.data.glob("*.tif*")) if options.data is not None else ():
         if not options.added:
             yield _real(path, options)
@@ -166,6 +175,31 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
     for path in sorted(options.natural.iterdir()) if options.natural is not None else ():
         if options.clips is None or path.name in options.clips:
             yield _natural(path, options)
+
+
+def _processed(name: str, options: argparse.Namespace) -> Iterator[Movie]:
+    """Simulated movies that were processed; peers are told the standard deviation of the error.
+
+    Scores leave out a margin of 6 pixels, which a registration has padded.
+    """
+    for number, kind in enumerate(("mixed", "nuclei")):
+        made = stbn.simulate(
+            tuple(options.shape), kind=kind, photons=20, seed=FIRST_SEED + 900 + number
+        )
+        noisy, clean = processed(name, made.noisy.astype(np.float64), made.clean.astype(np.float64))
+        inside = np.s_[:, 6:-6, 6:-6]
+        recorded = noisy[inside].min((1, 2)) < noisy[inside].max((1, 2))
+        truth = Truth(clean[inside][recorded], np.zeros(clean[inside][recorded].shape, bool))
+        error = float(np.std((noisy - clean)[inside][recorded]))
+
+        def score(
+            denoised: NDArray[Any], truth: Truth = truth, recorded: NDArray[Any] = recorded
+        ) -> float:
+            return truth.psnr(denoised[:, 6:-6, 6:-6][recorded])
+
+        yield Movie(
+            f"{kind}, {name}", noisy.astype(np.float32), stbn.GaussianNoise(error), score, None
+        )
 
 
 def _real(path: Path, options: argparse.Namespace) -> Movie:

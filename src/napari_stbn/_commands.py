@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._defects import DefectScan
-from ._frame_sharing import frames_apart
+from ._frame_spacing import frames_apart
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
 from ._streaming import exceeds, memory_budget

@@ -54,7 +54,7 @@ class DenoiserState:
     colours : tuple of ColourBasis
         Of each channel, where colour samples are denoised as components: channels are these then.
     frame_step : int or None
-        Frames that lie so far apart share no noise; None until it was measured.
+        Frames that lie so far apart follow each other in a movie; None until it was measured.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class DenoiserState:
         return (yield from measure_bases(stack, self.noise))
 
     def _apart(self, stack: Stack, known: int | None) -> Generator[float, None, Stack]:
-        """The stack without its padding, frames that share noise in movies of their own.
+        """The stack without its padding, frames that follow no other ones in movies of their own.
 
         Yields the part that is done.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_stbn.stack import ArrayLike, Stack
 
-__all__ = ["LazyPart", "MovieView", "chunk_lengths", "lazy_part"]
+__all__ = ["LazyPart", "MovieView", "chunk_lengths", "lazy_part", "middle_of"]
 
 
 def lazy_part(array: ArrayLike, selection: tuple[slice, ...]) -> ArrayLike:
@@ -134,6 +134,12 @@ class MovieView:
         parts = index if isinstance(index, tuple) else (index,)
         frames, rows, columns = (*parts, *(slice(None),) * (3 - len(parts)))
         return self.stack.movie(self.channel, self.plane, frames=frames, rows=rows, columns=columns)
+
+
+def middle_of(shape: tuple[int, ...], frames: int, side: int) -> tuple[slice, ...]:
+    """Index of the middle of a movie (T, Y, X), of so many frames, rows and columns at most."""
+    firsts = [max(0, (n - most) // 2) for n, most in zip(shape, (frames, side, side), strict=True)]
+    return tuple(slice(f, f + most) for f, most in zip(firsts, (frames, side, side), strict=True))
 
 
 def chunk_lengths(stack: Stack) -> dict[str, int]:

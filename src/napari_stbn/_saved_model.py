@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ._colour_basis import ColourBasis
-from ._frame_sharing import FARTHEST
+from ._frame_spacing import LARGEST_STEP
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from .correlation import NoiseCorrelation, correlation_from_dict
 from .flow import RouteChoice
@@ -58,7 +58,7 @@ class SavedModel:
     flicker : str
         As of `napari_stbn.Denoiser`.
     frame_step : int
-        Frames that lie so far apart share no noise.
+        Frames that lie so far apart follow each other.
     routes : dict of str to RouteChoice
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     flow_model : STBN or None
@@ -247,10 +247,10 @@ def _turns(value: Any) -> int:
 
 
 def _frame_step(value: Any) -> int:
-    """Frames after which noise is gone, as a file has them; files before this entry have one."""
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= FARTHEST:
+    """How far apart frames are taken, as a file has them; files before this entry have one."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_STEP:
         return value
-    raise ValueError(f"frame_step must be from 1 to {FARTHEST}, got {str(value)[:40]}")
+    raise ValueError(f"frame_step must be from 1 to {LARGEST_STEP}, got {str(value)[:40]}")
 
 
 def _clip_frames(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""A stack whose frames share noise, seen as movies whose frames do not: every n-th frame is one."""
+"""A stack seen as movies of every n-th frame, where the frames between are another matter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame_sharing import FrameSharing, measure_frame_sharing
+from ._frame_spacing import FrameSpacing, measure_frame_spacing
 from ._generators import part_of
 from ._lazy import MovieView
 from ._stack_inference import Output
@@ -30,24 +30,24 @@ class TrackStack(StackView):
     Parameters
     ----------
     stack : Stack
-    sharing : FrameSharing
+    spacing : FrameSpacing
 
     Attributes
     ----------
-    sharing : FrameSharing
+    spacing : FrameSpacing
     """
 
-    sharing: FrameSharing
+    spacing: FrameSpacing
 
-    def __init__(self, stack: Stack, sharing: FrameSharing) -> None:
-        self._see(stack, sharing=sharing)
+    def __init__(self, stack: Stack, spacing: FrameSpacing) -> None:
+        self._see(stack, spacing=spacing)
         if "Z" not in stack.axes:
             object.__setattr__(self, "axes", "Z" + stack.axes)
 
     @property
     def step(self) -> int:
         """Frames of the source between two of a track."""
-        return self.sharing.step
+        return self.spacing.step
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +59,7 @@ class TrackStack(StackView):
 
     def remarks(self) -> list[str]:
         """What is worth saying of this view and those below."""
-        return [*super().remarks(), self.sharing.note]
+        return [*super().remarks(), self.spacing.note.strip()]
 
     def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
         """Read a part of one track, float32; see `Stack.read`."""
@@ -175,13 +175,13 @@ class _TrackOutput:
 
 
 def track_stack(stack: Stack, known: int | None = None) -> Generator[float, None, Stack]:
-    """Measure whether frames share noise, in the middle plane of every channel.
+    """Measure how far apart frames have to be, in the middle plane of every channel.
 
     Parameters
     ----------
     stack : Stack
     known : int, optional
-        Frames that noise is known to be gone after.
+        What a fit found before.
 
     Yields
     ------
@@ -191,15 +191,16 @@ def track_stack(stack: Stack, known: int | None = None) -> Generator[float, None
     Returns
     -------
     Stack
-        A `TrackStack` where they do, else the stack itself.
+        A `TrackStack` where they do not follow each other, else the stack itself.
     """
+    if known is not None and (known == 1 or 2 * known > stack.n_frames):
+        return stack
     found = []
     for channel in range(stack.n_channels):
         if channel:
             yield part_of(channel, stack.n_channels, 0.0)
-        found.append(measure_frame_sharing(MovieView(stack, channel, stack.n_planes // 2)))
-    sharing = max(found, key=lambda one: one.step)
-    if known is not None:
-        fits = known * 2 <= stack.n_frames
-        sharing = FrameSharing(known if fits else 1, max(one.correlation for one in found))
-    return stack if sharing.step == 1 else TrackStack(stack, sharing)
+        found.append(measure_frame_spacing(MovieView(stack, channel, stack.n_planes // 2)))
+    spacing = max(found, key=lambda one: one.step)
+    if known is not None and known != spacing.step:
+        spacing = FrameSpacing(known, "The model was fitted to frames that lie apart")
+    return stack if spacing.step == 1 else TrackStack(stack, spacing)

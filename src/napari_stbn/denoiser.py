@@ -59,8 +59,9 @@ class Denoiser(FittedDenoiser):
         video.
     correlation : {"auto", "off"}, default "auto"
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
-        it was made independent (`napari_stbn.correlation`). Movies with independent noise are
-        left as they are.
+        it was made independent (`napari_stbn.correlation`); and whether frames do, which are
+        denoised as movies of every n-th frame then. Movies with independent noise are left as they
+        are.
     flicker : {"auto", "off"}, default "auto"
         Measure whether the light of whole frames flickers and, where it does, fit to frames in even
         light; results have the light of their frames.

@@ -82,7 +82,7 @@ class RunSettings:
         {
             "label": "Shared noise",
             "tooltip": "auto: where neighbouring pixels share noise, make it independent for the "
-            "fit; off: fit to the frames as they are",
+            "fit, and where frames do, keep them apart; off: fit to the frames as they are",
         },
     ] = "auto"
     flicker: Annotated[

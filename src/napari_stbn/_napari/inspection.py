@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_stbn._frame_sharing import frames_apart
+from napari_stbn._frame_spacing import frames_apart
 from napari_stbn._lighting import even_movie
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise

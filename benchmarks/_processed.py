@@ -1,0 +1,88 @@
+"""What people do to movies before they denoise them: applied to a noisy movie and to its truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.io import imread, imsave
+
+Array = NDArray[np.float64]
+Process = Callable[[Array], Array]
+
+__all__ = ["PROCESSES", "processed"]
+
+_JITTER = 4.0  # px that a registration moves frames by at most
+
+
+def processed(name: str, noisy: Array, clean: Array) -> tuple[Array, Array]:
+    """A noisy movie (T, Y, X) and its truth, both processed; of blank and copied frames the latter.
+
+    Raises
+    ------
+    KeyError
+        If there is no such process.
+    """
+    truth = clean if name in _OF_THE_RECORDING else PROCESSES[name](clean)
+    return PROCESSES[name](noisy), truth
+
+
+def _running_mean(movie: Array) -> Array:
+    """Each frame the mean of itself and the two before."""
+    return np.stack([movie[max(0, t - 2) : t + 1].mean(0) for t in range(len(movie))])
+
+
+def _recursive(movie: Array) -> Array:
+    """Two fifths of each frame, the rest of what was shown before (a microscope's "Kalman")."""
+    shown = [movie[0]]
+    for frame in movie[1:]:
+        shown.append(0.4 * frame + 0.6 * shown[-1])
+    return np.stack(shown)
+
+
+def _registered(movie: Array, order: int) -> Array:
+    """Frames shifted, and padded with 0."""
+    shifts = np.random.default_rng(5).uniform(-_JITTER, _JITTER, (len(movie), 2))
+    shifts = shifts if order else shifts.round()
+    pairs = zip(movie, shifts, strict=True)
+    return np.stack([ndimage.shift(frame, shift, order=order, cval=0) for frame, shift in pairs])
+
+
+def _dropped(movie: Array, copied: bool) -> Array:
+    """Every eighth frame lost: blank, or a copy of the one before."""
+    result = movie.copy()
+    for t in range(5, len(movie), 8):
+        result[t] = movie[t - 1] if copied else 0
+    return result
+
+
+def _jpeg(movie: Array) -> Array:
+    """8 bits and the compression of a camera that makes films, frame by frame."""
+    frames = []
+    for frame in np.clip(movie, 0, 255).astype(np.uint8):
+        file = io.BytesIO()
+        imsave(file, frame, extension=".jpg", quality=75, check_contrast=False)
+        frames.append(imread(io.BytesIO(file.getvalue())).astype(np.float64))
+    return np.stack(frames)
+
+
+PROCESSES: dict[str, Process] = {
+    "running mean of 3": _running_mean,
+    "recursive filter": _recursive,
+    "every frame twice": lambda movie: np.repeat(movie, 2, 0),
+    "median in time": lambda movie: ndimage.median_filter(movie, (3, 1, 1)),
+    "blank frames": lambda movie: _dropped(movie, False),
+    "copied frames": lambda movie: _dropped(movie, True),
+    "registered, whole pixels": lambda movie: _registered(movie, 0),
+    "registered, interpolated": lambda movie: _registered(movie, 1),
+    "smoothed": lambda movie: ndimage.gaussian_filter(movie, (0, 0.7, 0.7)),
+    "binned": lambda movie: movie.reshape(len(movie), movie.shape[1] // 2, 2, -1, 2).mean((2, 4)),
+    "8 bit": lambda movie: np.rint(np.clip(movie, 0, 255)),
+    "JPEG": _jpeg,
+}
+"""By name: each takes a movie (T, Y, X) and returns another one."""
+
+_OF_THE_RECORDING = ("median in time", "blank frames", "copied frames")

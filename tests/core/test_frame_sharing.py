@@ -1,0 +1,282 @@
+"""Frames that share noise with those before: found, kept apart for the network, put in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import napari_stbn as stbn
+from napari_stbn._frame_cycle import frame_cycle
+from napari_stbn._frame_sharing import FrameSharing, measure_frame_sharing
+from napari_stbn._frame_spacing import FrameSpacing, frames_apart, measure_frame_spacing
+from napari_stbn._generators import last
+from napari_stbn._track_stack import TrackStack, track_stack
+from napari_stbn.samples import KINDS
+from napari_stbn.stack import MovieDefects
+
+Movie = NDArray[Any]
+
+
+def running(movie: Movie, length: int) -> Movie:
+    """The mean of each frame and those before it."""
+    return np.stack([movie[max(0, t - length + 1) : t + 1].mean(0) for t in range(len(movie))])
+
+
+def recursive(movie: Movie, part: float) -> Movie:
+    """Each frame mixed into what was shown before, as confocal microscopes do."""
+    shown = [movie[0].astype(np.float64)]
+    for frame in movie[1:]:
+        shown.append(part * frame + (1 - part) * shown[-1])
+    return np.stack(shown)
+
+
+def simulated(kind: str = "mixed", photons: float = 20.0, frames: int = 32) -> tuple[Movie, Movie]:
+    made = stbn.simulate((frames, 64, 64), kind=kind, photons=photons, seed=7)
+    return made.noisy.astype(np.float64), made.clean.astype(np.float64)
+
+
+def psnr(estimate: Movie, clean: Movie) -> float:
+    return float(10 * np.log10(np.ptp(clean) ** 2 / np.mean((estimate - clean) ** 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("photons", [3.0, 20.0, 300.0])
+def test_frames_as_recorded_share_nothing(kind: str, photons: float) -> None:
+    noisy, _ = simulated(kind, photons)
+    assert measure_frame_sharing(noisy) == FrameSharing(1)
+
+
+@pytest.mark.parametrize("kind", ["nuclei", "puncta", "static"])
+@pytest.mark.parametrize(
+    ("name", "step", "correlation"),
+    [("mean of 2", 2, 1 / 2), ("mean of 3", 3, 2 / 3), ("mean of 4", 3, 3 / 4), ("twice", 2, 1 / 2),
+     ("recursive .7", 2, 0.3), ("recursive .4", 3, 0.6), ("recursive .9", 1, 0.0)],
+)  # fmt: skip
+def test_what_frames_share_is_measured(kind: str, name: str, step: int, correlation: float) -> None:
+    noisy, _ = simulated(kind)
+    made = {
+        "mean of 2": lambda: running(noisy, 2),
+        "mean of 3": lambda: running(noisy, 3),
+        "mean of 4": lambda: running(noisy, 4),
+        "twice": lambda: np.repeat(noisy, 2, 0),
+        "recursive .7": lambda: recursive(noisy, 0.7),
+        "recursive .4": lambda: recursive(noisy, 0.4),
+        "recursive .9": lambda: recursive(noisy, 0.9),
+    }
+    found = measure_frame_sharing(made[name]())
+    # A quarter may be left: the mean of 4 has it three frames apart.
+    assert found.step in ((step, step + 1) if name == "mean of 4" else (step,))
+    assert found.correlation == pytest.approx(correlation, abs=0.06)
+
+
+@pytest.mark.parametrize("size", [(7, 64, 64), (32, 8, 8)])
+def test_too_few_frames_or_pixels_say_nothing(size: tuple[int, int, int]) -> None:
+    noisy, _ = simulated()
+    movie = running(noisy, 3)[: size[0], : size[1], : size[2]]
+    assert measure_frame_sharing(movie).step == 1
+
+
+def test_blank_frames_and_pixels_that_are_no_numbers_do_not_count() -> None:
+    noisy, _ = simulated()
+    movie = running(noisy, 3)
+    movie[4], movie[9], movie[:, :20, :30] = 0, np.nan, np.nan
+    assert measure_frame_sharing(movie).step == 3
+    assert measure_frame_sharing(np.full((20, 64, 64), np.nan)).step == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("photons", [5.0, 80.0])
+def test_scenes_that_take_turns_are_counted(count: int, photons: float) -> None:
+    kinds = ("nuclei", "filaments", "puncta", "mixed", "membranes")[:count]
+    scenes = [
+        stbn.simulate((20, 64, 64), kind=kind, photons=photons, seed=n).noisy
+        for n, kind in enumerate(kinds)
+    ]
+    movie = np.stack(scenes, 1).reshape(-1, 64, 64)
+    assert frame_cycle(movie) == count
+    spacing = measure_frame_spacing(movie)
+    assert spacing.step == count
+    assert f"show {count} scenes in turn" in spacing.note
+    assert frame_cycle(movie[: 3 * count]) == 1  # too few turns
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("photons", [2.0, 20.0, 200.0])
+def test_one_scene_is_no_cycle(kind: str, photons: float) -> None:
+    noisy, _ = simulated(kind, photons, 40)
+    assert frame_cycle(noisy) == 1
+
+
+def test_a_lamp_that_alternates_lights_one_scene() -> None:
+    noisy, _ = simulated("nuclei", 40)
+    noisy[1::2] = 100 + 0.5 * (noisy[1::2] - 100)
+    assert frame_cycle(noisy) == 1
+
+
+def test_something_that_swings_is_one_scene() -> None:
+    t, y, x = np.indices((32, 64, 64))
+    centre = 32 + 8 * np.sin(2 * np.pi * t / 6)
+    spot = np.exp(-((y - centre) ** 2 + (x - 32) ** 2) / 100)
+    noisy = 100 + np.random.default_rng(0).normal(40 * spot, 5)
+    assert frame_cycle(noisy) == 1
+
+
+def tracks_of(array: Movie, axes: str, step: int = 3) -> TrackStack:
+    return TrackStack(stbn.Stack(array, axes=axes), FrameSpacing(step, "They share noise"))
+
+
+@pytest.mark.parametrize("axes", ["TYX", "YTX", "ZTYX", "TCYX", "TYXS"])
+def test_tracks_are_every_third_frame(axes: str) -> None:
+    sizes = {"T": 8, "Z": 2, "C": 2, "Y": 9, "X": 10, "S": 3}
+    array = np.random.default_rng(0).integers(0, 999, [sizes[a] for a in axes]).astype(np.uint16)
+    stack = stbn.Stack(array, axes=axes)
+    tracks = tracks_of(array, axes)
+    assert tracks.n_frames == 3
+    assert tracks.n_planes == 3 * stack.n_planes
+    assert tracks.recorded is tracks.source
+    for channel, plane in stack.indices():
+        movie = stack.movie(channel, plane)
+        for track in range(3):
+            seen = tracks.movie(channel, 3 * plane + track)
+            expected = movie[track::3]
+            np.testing.assert_array_equal(seen[: len(expected)], expected)
+            assert np.isnan(seen[len(expected) :]).all()
+            part = tracks.movie(
+                channel, 3 * plane + track, frames=slice(1, 3), rows=slice(2, 7), columns=slice(4)
+            )
+            np.testing.assert_array_equal(part, seen[1:3, 2:7, :4])
+            for at in range(len(expected)):
+                there = tracks.place((channel, plane, track + 3 * at))
+                assert there == (channel, 3 * plane + track, at)
+
+
+@pytest.mark.parametrize("in_a_folder", [False, True])
+def test_denoised_tracks_come_out_as_frames_in_order(in_a_folder: bool, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(2, 35, 9, 10)).astype(np.float32)
+    tracks = tracks_of(array, "CTYX")
+    taken: dict[int, list[Movie]] = {0: [], 1: []}
+    starts = []
+
+    def take(channel: int, plane: int, start: int, mean: Movie, std: Movie | None) -> None:
+        assert plane == 0
+        assert std is not None
+        np.testing.assert_array_equal(std, 2 * mean)
+        starts.append(start)
+        taken[channel].append(mean)
+
+    output = tracks.output(take, tmp_path if in_a_folder else None)
+    for channel, plane in tracks.indices():
+        movie = tracks.movie(channel, plane)
+        for start in (0, 5):
+            part = movie[start : start + 5] if start == 0 else movie[start:]
+            output(channel, plane, start, part, 2 * part)
+    np.testing.assert_array_equal([np.concatenate(taken[c]) for c in (0, 1)], array)
+    assert starts == sorted(starts[: len(starts) // 2]) * 2
+
+
+def test_motion_between_frames_is_that_between_tracks_by_their_distance() -> None:
+    frames, step = 11, 3
+    tracks = tracks_of(np.zeros((frames, 8, 8)), "TYX")
+    position = np.arange(frames) ** 2.0
+    to_previous, to_next = [], []
+    for track in range(step):
+        own = np.full(4, np.nan)
+        own[: len(position[track::step])] = position[track::step]
+        moved = np.broadcast_to(np.diff(own)[:, None, None, None], (3, 2, 8, 8))
+        to_next.append(moved.astype(np.float32))
+        to_previous.append(-moved.astype(np.float32))
+    ahead = tracks.flow_for_user(to_next, forward=True)
+    back = tracks.flow_for_user(to_previous, forward=False)
+    assert ahead.shape == back.shape == (frames - 1, 2, 8, 8)
+    np.testing.assert_allclose(ahead[0], 9 / 3)
+    np.testing.assert_allclose(ahead[4], (49 - 16) / 3)
+    np.testing.assert_allclose(ahead[-1], (81 - 36) / 3, rtol=1e-6)  # the last pair of its track
+    np.testing.assert_allclose(back[4], (4 - 25) / 3)
+    np.testing.assert_allclose(back[-1], (49 - 100) / 3)
+    np.testing.assert_allclose(back[0], (1 - 16) / 3)  # the first pair of its track
+
+
+def test_defects_are_told_by_the_frames_of_the_recording() -> None:
+    tracks = tracks_of(np.zeros((8, 9, 10)), "TYX")
+    found = MovieDefects(None, None, (1, 2), 0.0, None, missing=95, repeated=(1,))
+    index, told = tracks.defects_for_user((0, 2), found)
+    assert index == (0, 0)
+    assert told.constant_frames == (5,)  # the other one makes the track as long as the others
+    assert told.repeated == (5,)
+    assert told.missing == 5
+
+
+def test_a_result_of_a_running_mean_has_less_error(tmp_path: Path) -> None:
+    noisy, clean = (running(m, 3) for m in simulated(frames=31))
+    noisy = noisy.astype(np.float32)
+    stack = stbn.Stack(noisy, axes="TYX")
+    results = {}
+    for choice in ("auto", "off"):
+        denoiser = stbn.Denoiser("preview", device="cpu", correlation=choice, turns=1)
+        results[choice] = denoiser.fit(stack, max_steps=2).denoise(stack)
+        if choice == "auto":
+            fitted = denoiser
+    apart, plain = results["auto"], results["off"]
+    assert apart.denoised.shape == noisy.shape
+    assert apart.flow_to_previous.shape == (30, 2, 64, 64)
+    assert psnr(apart.denoised, clean) > psnr(plain.denoised, clean) + 4
+    assert apart.report["frame_step"] == 3
+    assert apart.report["shape"] == [31, 64, 64]
+    assert apart.report["axes"] == "TYX"
+    assert plain.report["frame_step"] == 1
+    assert any("Frames share noise" in note for note in apart.report["notes"])
+    assert not any("blank" in note or "NaN" in note for note in apart.report["notes"])
+    assert apart.uncertainty is not None
+    inside = np.mean(np.abs(apart.denoised - clean) <= apart.uncertainty)
+    assert 0.55 < inside < 0.85
+    noise = apart.noise[0]
+    assert isinstance(noise, stbn.PoissonGaussianNoise)
+    assert noise.gain == pytest.approx(2 / 3, rel=0.15)
+
+    look = last(fitted.preview_steps(10, rows=slice(8, 40)))
+    assert look is not None
+    assert psnr(look, clean[10, 8:40]) > 30
+
+    loaded = stbn.Denoiser.load(fitted.save(tmp_path / "model.stbn"), device="cpu")
+    assert loaded.frame_step == 3
+    np.testing.assert_allclose(loaded.denoise(stack).denoised, apart.denoised, rtol=1e-5)
+    loaded.memory_limit = 0.01
+    loaded.denoise_to(stack, tmp_path / "out.npy")
+    noise_of_result = float(np.median(apart.uncertainty))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out.npy"), apart.denoised, atol=2e-2 * noise_of_result
+    )
+
+
+def test_colours_of_a_running_mean_are_kept_apart_too() -> None:
+    made = stbn.simulate((24, 48, 48), kind="nuclei", photons=20, seed=7)
+    rng = np.random.default_rng(0)
+    clean = made.clean.astype(np.float64)
+    camera = stbn.PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.6)
+    samples = [running(camera.simulate(clean, rng), 3) for _ in range(3)]
+    colours = np.stack(samples, -1).astype(np.float32)
+    denoiser = stbn.Denoiser("preview", device="cpu", turns=1)
+    result = denoiser.fit(colours, axes="TYXS", max_steps=1).denoise(colours, axes="TYXS")
+    assert result.report["frame_step"] == 3
+    assert result.denoised.shape == colours.shape
+    assert psnr(result.denoised[..., 1], running(clean, 3)) > 35
+
+
+def test_a_model_is_used_on_a_movie_that_is_too_short_for_its_tracks() -> None:
+    noisy = running(simulated()[0], 3).astype(np.float32)
+    stack = last(track_stack(stbn.Stack(noisy[:4], axes="TYX"), known=3))
+    assert not isinstance(stack, TrackStack)
+
+
+def test_a_look_before_the_run_takes_frames_apart() -> None:
+    noisy, _ = simulated()
+    movie, note = frames_apart(running(noisy, 3))
+    assert len(movie) == 11
+    assert "every 3rd frame" in note
+    same, nothing = frames_apart(noisy)
+    assert same.shape == noisy.shape
+    assert nothing == ""
