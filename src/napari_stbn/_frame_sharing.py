@@ -75,7 +75,7 @@ def measure_frame_sharing(movie: NDArray[Any] | MovieView) -> FrameSharing:
 
 
 def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
-    """Correlation of noise between frames 1, 2, … apart, of those frames (T, Y, X) that are seen."""
+    """Correlation of noise between frames 1, 2, … apart, of the frames (T, Y, X) that are seen."""
     detail = movie[:, :-2] - 2 * movie[:, 1:-1] + movie[:, 2:]
     detail = detail[:, :, :-2] - 2 * detail[:, :, 1:-1] + detail[:, :, 2:]
     frames, height, width = detail.shape
