@@ -27,8 +27,9 @@ __all__ = ["PaddedStack", "padded_stack", "padding_value"]
 
 BoolArray = NDArray[np.bool_]
 
-_FRAMES = 16  # that are looked at
-_PIXELS = 2**26  # of them, at most
+_FRAMES = 12  # that are looked at
+_FRAME = 2**21  # pixels of each, evenly spread, at most
+_RUN = 8  # px along an edge, from a corner on, that have the value of the padding
 _RARE = 0.002  # of the other pixels that may have the value of the padding by chance
 _MOST = 0.6  # of the frames that may be padding
 
@@ -147,20 +148,19 @@ def padded_stack(stack: Stack) -> Generator[float, None, Stack]:
 def padding_value(movie: NDArray[Any] | MovieView) -> float | None:
     """Value that frames (T, Y, X) are padded with along their edges; None where they are not.
 
-    Some frames of a large movie are looked at. The value has to fill whole rows or columns at the
-    edge of a frame, and hardly be found elsewhere: the clipped dark of a camera is everywhere.
+    Some frames are looked at. The value has to fill a frame from a corner on, and hardly be found
+    elsewhere: the clipped dark of a camera is everywhere.
     """
     count, (height, width) = len(movie), movie.shape[1:]
-    most = max(3, min(_FRAMES, _PIXELS // (height * width)))
-    places = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-    frames = [np.asarray(movie[t : t + 1])[0] for t in places]
-    value = None
-    for frame in frames:
-        for edge in (frame[0], frame[-1], frame[:, 0], frame[:, -1]):
-            if math.isfinite(edge[0]) and (edge == edge[0]).all():
-                value = float(edge[0])
-    if value is None:
+    thin = max(1, math.ceil(math.sqrt(height * width / _FRAME)))
+    every = slice(None, None, thin)
+    places = np.unique(np.linspace(0, count - 1, min(count, _FRAMES)).round().astype(int)).tolist()
+    frames = [np.asarray(movie[t : t + 1, every, every])[0] for t in places]
+    found = [_cornered(frame) for frame in frames]
+    values = [value for value in found if value is not None]
+    if not values:
         return None
+    value = max(set(values), key=values.count)
     padding = other = by_chance = 0
     for frame in frames:
         same = frame == value
@@ -172,6 +172,15 @@ def padding_value(movie: NDArray[Any] | MovieView) -> float | None:
         by_chance += int((same & ~outside).sum())
     likely = 0 < padding < _MOST * (padding + other) and by_chance <= _RARE * other
     return value if likely else None
+
+
+def _cornered(frame: NDArray[Any]) -> float | None:
+    """Value that fills the frame (Y, X) from a corner on along an edge, if one does."""
+    for edge in (frame[0], frame[-1], frame[:, 0], frame[:, -1]):
+        for run in (edge[:_RUN], edge[-_RUN:]):
+            if math.isfinite(run[0]) and (run == run[0]).all():
+                return float(run[0])
+    return None
 
 
 def _padding(same: BoolArray) -> BoolArray:

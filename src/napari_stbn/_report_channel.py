@@ -18,7 +18,14 @@ from ._report_measures import (
 from ._report_page import measures, number, paragraph, picture
 from ._report_plots import Series, plot
 from ._report_residual import ResidualChecks, check_residual, standardise
-from ._report_sampling import Array, as_fitted, dead_pixels, measured, read_frames
+from ._report_sampling import (
+    Array,
+    as_fitted,
+    dead_pixels,
+    frames_that_follow,
+    measured,
+    read_frames,
+)
 from ._report_verdict import (
     Finding,
     judge_brightness,
@@ -66,8 +73,9 @@ def channel_section(
     noise, correlation = result.noise.get(channel), result.correlation.get(channel)
     if noise is not None and correlation is not None:
         noise = correlation.white_noise(noise)
-    fit = measure_noise(noisy, channel, correlation)
-    checks = check_residual(result, noisy, [channel])
+    following = frames_that_follow(result, noisy)
+    fit = measure_noise(following[1], channel, correlation)
+    checks = check_residual(*following, [channel])
     pictures, span = _pictures(result, noisy, channel, channels)
     brightness = measure_brightness(result, noisy, channel, span)
     motion = measure_motion(result, noisy, channel)

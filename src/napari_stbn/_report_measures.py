@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._generators import last
+from ._padded_stack import padded_stack
 from ._report_sampling import Array, dead_pixels, measured, part, read_frames, spread
 from .correlation import NoiseCorrelation
 from .noise import NoiseFit, estimate_noise
@@ -96,7 +98,8 @@ def measure_noise(
 ) -> NoiseFit | None:
     """Photon-transfer curve of the middle of the movie as it was fitted to; None without one."""
     first = max(0, (noisy.n_frames - _CURVE_FRAMES) // 2)
-    movie = noisy.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
+    recorded = last(padded_stack(noisy))
+    movie = recorded.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
     if correlation is not None:
         movie = correlation.whiten(fill_defects(movie, inspect_movie(movie))[0])
     rows, columns = (part(length, _CURVE_SIDE, 0.5) for length in movie.shape[1:])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._lazy import lazy_part
 from .preparation import KnownNoise
 from .result import DenoiseResult
 from .stack import ArrayLike, Stack, inspect_movie
@@ -28,8 +30,31 @@ def read_frames(
     def cut(array: ArrayLike) -> Array:
         return noisy.like(array).movie(channel, plane, frames=frames)
 
-    uncertainty = None if result.uncertainty is None else cut(result.uncertainty)
-    return cut(noisy.array), cut(result.denoised), uncertainty
+    seen, denoised = cut(noisy.array), cut(result.denoised)
+    if result.uncertainty is None:
+        return seen, denoised, None
+    uncertainty = cut(result.uncertainty)
+    nothing = np.isnan(uncertainty)  # was recorded there: padding, blank frames
+    return (np.where(nothing, np.nan, seen) if nothing.any() else seen), denoised, uncertainty
+
+
+def frames_that_follow(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResult, Stack]:
+    """What was denoised as one movie, where a run took every n-th frame; else both as they are."""
+    step = result.report.get("frame_step", 1)
+    if step == 1:
+        return result, noisy
+
+    def first(array: ArrayLike) -> ArrayLike:
+        whole = slice(None)
+        return lazy_part(
+            array, tuple(slice(0, None, step) if a == "T" else whole for a in noisy.axes)
+        )
+
+    uncertainty = None if result.uncertainty is None else np.asarray(first(result.uncertainty))
+    denoised = np.asarray(first(result.denoised))
+    stack = result.stack.like(denoised)
+    part = replace(result, denoised=denoised, uncertainty=uncertainty, stack=stack)
+    return part, noisy.like(first(noisy.array))
 
 
 def dead_pixels(noisy: Stack, channel: int, plane: int) -> NDArray[np.bool_]:

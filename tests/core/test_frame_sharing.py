@@ -15,6 +15,7 @@ from napari_stbn._frame_sharing import FrameSharing, measure_frame_sharing
 from napari_stbn._frame_spacing import FrameSpacing, frames_apart, measure_frame_spacing
 from napari_stbn._generators import last
 from napari_stbn._track_stack import TrackStack, track_stack
+from napari_stbn.report import residual_checks, write_report
 from napari_stbn.samples import KINDS
 from napari_stbn.stack import MovieDefects
 
@@ -216,7 +217,9 @@ def test_a_result_of_a_running_mean_has_less_error(tmp_path: Path) -> None:
     stack = stbn.Stack(noisy, axes="TYX")
     results = {}
     for choice in ("auto", "off"):
-        denoiser = stbn.Denoiser("preview", device="cpu", correlation=choice, turns=1)
+        denoiser = stbn.Denoiser(
+            "preview", device="cpu", flow="translation", correlation=choice, turns=1
+        )
         results[choice] = denoiser.fit(stack, max_steps=2).denoise(stack)
         if choice == "auto":
             fitted = denoiser
@@ -259,7 +262,7 @@ def test_colours_of_a_running_mean_are_kept_apart_too() -> None:
     camera = stbn.PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.6)
     samples = [running(camera.simulate(clean, rng), 3) for _ in range(3)]
     colours = np.stack(samples, -1).astype(np.float32)
-    denoiser = stbn.Denoiser("preview", device="cpu", turns=1)
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
     result = denoiser.fit(colours, axes="TYXS", max_steps=1).denoise(colours, axes="TYXS")
     assert result.report["frame_step"] == 3
     assert result.denoised.shape == colours.shape
@@ -280,3 +283,18 @@ def test_a_look_before_the_run_takes_frames_apart() -> None:
     same, nothing = frames_apart(noisy)
     assert same.shape == noisy.shape
     assert nothing == ""
+
+
+def test_the_residual_of_tracks_is_white(tmp_path: Path) -> None:
+    noisy = running(simulated(frames=48)[0], 3).astype(np.float32)
+    stack = stbn.Stack(noisy, axes="TYX")
+    result = (
+        stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
+        .fit(stack, max_steps=1)
+        .denoise(stack)
+    )
+    checks = residual_checks(result, stack)
+    assert abs(checks.along_t[0]) < 0.1
+    assert checks.std == pytest.approx(1, abs=0.1)
+    page = write_report(tmp_path / "report.html", result, stack).read_text(encoding="utf-8")
+    assert "Frames share noise" in page

@@ -13,6 +13,7 @@ import napari_stbn as stbn
 from napari_stbn._filling import fill_defects
 from napari_stbn._generators import last
 from napari_stbn._padded_stack import PaddedStack, padded_stack, padding_value
+from napari_stbn.report import residual_checks
 from napari_stbn.samples import KINDS
 from napari_stbn.stack import inspect_movie
 
@@ -42,7 +43,7 @@ def psnr(estimate: Movie, clean: Movie, span: float) -> float:
 
 
 def denoised(movie: Movie) -> stbn.DenoiseResult:
-    denoiser = stbn.Denoiser("preview", device="cpu", turns=1)
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
     stack = stbn.Stack(movie.astype(np.float32), axes="TYX")
     return denoiser.fit(stack, max_steps=1).denoise(stack)
 
@@ -118,7 +119,9 @@ def test_a_registered_movie_is_denoised_as_well_as_without_padding(order: int) -
 def test_a_look_during_the_fit_shows_the_padding() -> None:
     noisy, clean = simulated()
     movie = registered(noisy).astype(np.float32)
-    denoiser = stbn.Denoiser("preview", device="cpu").fit(movie, axes="TYX", max_steps=1)
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none").fit(
+        movie, axes="TYX", max_steps=1
+    )
     look = last(denoiser.preview_steps(5))
     assert look is not None
     assert (look[movie[5] == 0] == 0).all()
@@ -184,3 +187,11 @@ def test_frames_that_fill_a_gap_follow_its_course() -> None:
     np.testing.assert_allclose(
         filled.mean((1, 2)), [0, 10, 20, 30, 40, 50, 60, 70, 80, 80], atol=0.1
     )
+
+
+def test_padding_is_no_residual() -> None:
+    noisy, _ = simulated()
+    movie = registered(noisy)
+    checks = residual_checks(denoised(movie), stbn.Stack(movie.astype(np.float32), axes="TYX"))
+    assert abs(checks.mean) < 0.05
+    assert checks.std == pytest.approx(1, abs=0.1)
