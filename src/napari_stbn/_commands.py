@@ -29,12 +29,12 @@ from .estimates import estimate_run
 from .io import check_writable, read, write
 from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
-from .preparation import fill_defects
+from .preparation import recorded_frames
 from .report import PAGES, write_report
 from .result import DenoiseResult, Progress
 from .samples import simulate
 from .settings import RunSettings, read_report
-from .stack import Stack, cast_like, inspect_movie
+from .stack import Stack, cast_like
 from .training import TrainingConfig
 
 __all__ = ["OWN_OPTIONS", "demo", "denoise", "info", "settings_of"]
@@ -214,7 +214,7 @@ def info(options: argparse.Namespace) -> None:
         else:
             movie = view[:]
             scan.add(movie)
-            filled, apart = frames_apart(fill_defects(movie, inspect_movie(movie))[0])
+            filled, apart = frames_apart(recorded_frames(movie))
             filled, light = even_movie(filled)
             fit, shared = estimate_pixel_noise(filled)
         noise = fit.model

@@ -14,6 +14,7 @@ from ._colour_basis import ColourBasis, measure_bases
 from ._colour_stack import ColourStack
 from ._even_stack import EvenStack, even_stack
 from ._fit_parts import Average
+from ._gathered_stack import gathered_stack
 from ._lighting import FlickerChoice
 from ._padded_stack import padded_stack
 from ._preparing import Preparing, as_stack
@@ -272,14 +273,18 @@ class DenoiserState:
         stack.check()
         return (yield from measure_bases(stack, self.noise))
 
-    def _apart(self, stack: Stack, known: int | None) -> Generator[float, None, Stack]:
-        """The stack without its padding, frames that follow no other ones in movies of their own.
+    def _apart(
+        self, stack: Stack, known: int | None, *, joint: bool
+    ) -> Generator[float, None, Stack]:
+        """The stack without its padding, frames that follow each other in movies of their own.
 
         Yields the part that is done.
         """
         if self._tracks is None or self._tracks[0] is not stack:
             stack.check()
             seen = yield from padded_stack(stack)
+            if not joint and not self.streams(stack):  # of a large one not every frame is looked at
+                seen = yield from gathered_stack(seen)
             if self.correlation != "off":
                 seen = yield from track_stack(seen, known)
             self._tracks = stack, seen

@@ -77,7 +77,7 @@ class FittedDenoiser(DenoiserPreview):
             none = np.empty((0, 2, *stack.frame_shape), np.float32)
             to_previous, to_next = none, none
         else:
-            seen = yield from self._seen_steps(stack, started)
+            seen = yield from self._seen_steps(stack, started, model)
             described = yield from self._denoise_whole(seen, output, started, model)
             to_previous, to_next = gather_flow(described)
         denoised = stack.assemble(output.means, np.float32)
@@ -198,7 +198,7 @@ class FittedDenoiser(DenoiserPreview):
         """
         started = time.perf_counter()
         model = self._fitted(stack)
-        stack = yield from self._seen_steps(stack, started)
+        stack = yield from self._seen_steps(stack, started, model)
         memory = memory_budget(self.memory_limit)
         if self._is_at_hand(stack) and not exceeds(stack, memory):
             # After a fit in memory: what it made ready is taken, and motion not found once more.
@@ -235,13 +235,16 @@ class FittedDenoiser(DenoiserPreview):
         known.notes.extend(said)
         return known
 
-    def _seen_steps(self, stack: Stack, started: float) -> Generator[Progress, None, Stack]:
+    def _seen_steps(
+        self, stack: Stack, started: float, model: STBN
+    ) -> Generator[Progress, None, Stack]:
         """The stack as it is denoised: noise of each frame its own, even light, colours."""
 
         def measured(done: float) -> Progress:
             return Progress("noise", done, time.perf_counter() - started)
 
-        apart = yield from relay(self._apart(stack, self.frame_step), measured)
+        joint = model.config.channels > 1
+        apart = yield from relay(self._apart(stack, self.frame_step, joint=joint), measured)
         even = yield from relay(self._evened(apart), measured)
         return self._seen(even)
 

@@ -13,7 +13,15 @@ from ._lazy import MovieView
 from ._prepared import Index, PreparedStack
 from .stack import MovieDefects, Stack, inspect_movie, validate_movie
 
-__all__ = ["around", "fill_defects", "fill_frame", "read_filled", "said_of", "smoothed"]
+__all__ = [
+    "around",
+    "fill_defects",
+    "fill_frame",
+    "read_filled",
+    "recorded_frames",
+    "said_of",
+    "smoothed",
+]
 
 _WIDTHS = (1.0, 4.0)  # px, standard deviations of the smoothing that fills single pixels
 _IN_REACH = 0.02  # part of its weight that must lie on measured pixels
@@ -56,6 +64,17 @@ def fill_defects(
     return filled, valid
 
 
+def recorded_frames(movie: NDArray[Any]) -> NDArray[np.float32]:
+    """Frames (T', Y, X) that hold a measurement, pixels without one filled: to measure noise on.
+
+    What stands for blank frames is smooth, and copies hold the noise of others.
+    """
+    defects = inspect_movie(movie)
+    filled, _ = fill_defects(movie, defects)
+    gone = [*defects.constant_frames, *defects.repeated]
+    return np.delete(filled, gone, axis=0) if len(gone) < len(movie) else filled
+
+
 def fill_frame(frame: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A frame (Y, X) whose pixels that are not valid hold a smooth guess from those around."""
     guess, known = np.zeros_like(frame), np.zeros(frame.shape, bool)
@@ -74,13 +93,20 @@ def fill_frame(frame: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[
 
 
 def around(t: int, good: NDArray[np.int_]) -> list[tuple[int, float]]:
-    """Measured frames before and after a blank one, and what each counts; `good` is sorted."""
-    after = int(np.searchsorted(good, t))
-    if after in (0, len(good)):
-        return [(int(good[min(after, len(good) - 1)]), 1.0)]
-    first, second = int(good[after - 1]), int(good[after])
-    late = (t - first) / (second - first)
-    return [(first, 1 - late), (second, late)]
+    """Measured frames that stand for a blank one, and what each counts; `good` is sorted.
+
+    Those before and after; beyond either end the movie goes on as if mirrored there: a copy of the
+    last frame, time and again, would make much of its noise.
+    """
+    last = len(good) - 1
+    if good[0] < t < good[last]:
+        after = int(np.searchsorted(good, t))
+        first, second = int(good[after - 1]), int(good[after])
+        late = (t - first) / (second - first)
+        return [(first, 1 - late), (second, late)]
+    beyond = (int(max(good[0] - t, t - good[last])) - 1) % (2 * last + 2)
+    inside = min(beyond, 2 * last + 1 - beyond)
+    return [(int(good[inside if t < good[0] else last - inside]), 1.0)]
 
 
 def smoothed(frames: Sequence[tuple[NDArray[np.float32], float]]) -> NDArray[np.float32]:

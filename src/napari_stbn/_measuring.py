@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._filling import fill_defects
+from ._filling import recorded_frames
 from ._generators import part_of, relay
 from ._lazy import MovieView
 from ._prepared import KnownNoise, NoiseChoice, Phase, PreparedStack
 from .correlation import CorrelationChoice, CorrelationFit, even_noise, measure_correlation
 from .noise import GaussianNoise, estimate_noise
-from .stack import IntensityScaling, Stack, inspect_movie, validate_movie
+from .stack import IntensityScaling, Stack, validate_movie
 
 __all__ = ["measure_channels", "network_scaling", "share"]
 
@@ -83,7 +83,7 @@ def _measure_channel(
             found = yield from _make_white(arrays)
             correlation, white = found.correlation, found.white
             if correlation is not None:
-                movies = list(arrays)
+                movies = [movie for movie in arrays if len(movie) > 1]
     prepared.correlation[channel] = correlation
     _say_filter(prepared, channel)
     noise: KnownNoise
@@ -163,9 +163,10 @@ def _make_white(
 def _shared_noise(
     movies: Sequence[NDArray[Any]],
 ) -> tuple[list[NDArray[np.float32]], CorrelationFit]:
-    """Movies with their defects filled, and the noise that their pixels share."""
-    filled = [fill_defects(movie, inspect_movie(movie))[0] for movie in movies]
-    return filled, measure_correlation(filled)
+    """Movies without blank frames, defects filled, and the noise that their pixels share."""
+    filled = [recorded_frames(movie) for movie in movies]
+    several = [movie for movie in filled if len(movie) > 1]
+    return filled, measure_correlation(several) if several else CorrelationFit(None)
 
 
 def network_scaling(stable: NDArray[Any]) -> IntensityScaling:

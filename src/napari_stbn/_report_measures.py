@@ -12,9 +12,9 @@ from ._padded_stack import padded_stack
 from ._report_sampling import Array, dead_pixels, measured, part, read_frames, spread
 from .correlation import NoiseCorrelation
 from .noise import NoiseFit, estimate_noise
-from .preparation import fill_defects
+from .preparation import recorded_frames
 from .result import DenoiseResult
-from .stack import Stack, inspect_movie
+from .stack import Stack
 
 _FRAMES = 100  # whose brightness is compared
 _PAIRS, _VECTORS = 64, 65536  # pairs of frames, and flow vectors of each, that motion is taken from
@@ -101,7 +101,7 @@ def measure_noise(
     recorded = last(padded_stack(noisy))
     movie = recorded.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
     if correlation is not None:
-        movie = correlation.whiten(fill_defects(movie, inspect_movie(movie))[0])
+        movie = correlation.whiten(recorded_frames(movie))
     rows, columns = (part(length, _CURVE_SIDE, 0.5) for length in movie.shape[1:])
     try:
         return estimate_noise(movie[:, rows, columns])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ._frame_spacing import FrameSpacing, measure_frame_spacing
 from ._generators import part_of
 from ._lazy import MovieView
 from ._stack_inference import Output
-from ._views import Frames, Place, Rooms, StackView
+from ._views import Flows, Frames, Place, Rooms, StackView
 from .stack import MovieDefects, Stack
 
 __all__ = ["TrackStack", "track_stack"]
@@ -100,40 +100,27 @@ class TrackStack(StackView):
         told = replace(defects, constant_frames=blank, repeated=repeated, missing=missing)
         return self.source.defects_for_user((channel, plane), told)
 
-    def planes(self) -> list[range]:
-        """The tracks of each plane of the source."""
-        return [range(z * self.step, (z + 1) * self.step) for z in range(self.source.n_planes)]
-
     def output(self, output: Output, folder: Path | None) -> Output:
         """What takes denoised frames of tracks, for an output that takes those of the source."""
         return _TrackOutput(output, self, folder)
 
-    def flow_for_user(self, flows: Sequence[Frames], *, forward: bool) -> Frames:
-        """Motion between frames of the source from that between frames of its tracks.
-
-        Parameters
-        ----------
-        flows : sequence of `step` ndarrays, shape (T' - 1, 2, Y, X) [px]
-            Of the tracks of one plane.
-        forward : bool
-            To the next frame, instead of to the last one.
-
-        Returns
-        -------
-        ndarray, shape (T - 1, 2, Y, X), float32 [px]
-            As if motion were even within `step` frames.
-        """
-        frames, step = self.source.n_frames, self.step
-        whole = np.empty((frames - 1, *flows[0].shape[1:]), np.float32)
-        for pair in range(frames - 1):
-            frame = pair if forward else pair + 1
-            at, track = divmod(frame, step)
-            if not forward:
-                at -= 1
-            # At either end the nearest pair of the same track
-            last = len(range(track, frames, step)) - 2
-            whole[pair] = flows[track][min(max(at, 0), last)] / np.float32(step)
-        return whole
+    def flows_for_user(self, flows: Flows, *, forward: bool) -> Flows:
+        """Motion between frames of the source, as if it were even within `step` frames."""
+        step, frames = self.step, self.source.n_frames
+        joined = {}
+        for channel, plane in flows:
+            if plane % step:
+                continue
+            tracks = [flows[channel, plane + track] for track in range(step)]
+            whole = np.empty((frames - 1, *tracks[0].shape[1:]), np.float32)
+            for pair in range(frames - 1):
+                at, track = divmod(pair if forward else pair + 1, step)
+                # At either end the nearest pair of the same track
+                last = len(range(track, frames, step)) - 2
+                near = min(max(at if forward else at - 1, 0), last)
+                whole[pair] = tracks[track][near] / np.float32(step)
+            joined[channel, plane // step] = whole
+        return joined
 
 
 class _TrackOutput:

@@ -5,7 +5,7 @@ What was denoised in the last of them goes back through all of them to the user'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from ._stack_inference import Output
 from .stack import MovieDefects, Stack
 
-__all__ = ["Place", "Rooms", "StackView", "output_for_user", "views_of"]
+__all__ = ["Flows", "Frames", "Place", "Rooms", "StackView", "output_for_user", "views_of"]
 
 Frames = NDArray[np.float32]
+Flows = Mapping[tuple[int, int], Frames]  # (T - 1, 2, Y, X) [px] of each channel and plane
 Place = tuple[int, int, int]  # channel, plane, frame
 
 
@@ -70,6 +71,10 @@ class StackView(Stack):
     def shown(self, place: Place, image: Frames, rows: slice, columns: slice) -> Frames:  # noqa: ARG002
         """A part of a denoised frame (Y', X') as the source shows it; `place` is the source's."""
         return image
+
+    def flows_for_user(self, flows: Flows, *, forward: bool) -> Flows:  # noqa: ARG002
+        """Motion between frames of the source, to the next ones or the last, from that of this."""
+        return flows
 
     def output(self, output: Output, folder: Path | None) -> Output:  # noqa: ARG002
         """What takes denoised frames of this view, for an output that takes those of the source.

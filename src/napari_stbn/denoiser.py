@@ -184,7 +184,7 @@ class Denoiser(FittedDenoiser):
 
         joint = self._joint(given)
         self._tracks = None  # measured anew
-        given = yield from relay(self._apart(given, None), measured)
+        given = yield from relay(self._apart(given, None, joint=joint), measured)
         colours = yield from relay(self._measured_colours(given, joint=joint), measured)
         stack = self._seen(given, colours)
         first = self._first_model(stack.n_channels if joint else 1)

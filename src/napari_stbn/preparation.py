@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._filling import fill_defects, read_filled, said_of
+from ._filling import fill_defects, read_filled, recorded_frames, said_of
 from ._generators import relay
 from ._measuring import measure_channels, network_scaling, share
 from ._motion_image import image_of_channels
@@ -38,6 +38,7 @@ __all__ = [
     "prepare_movie",
     "prepare_stack",
     "read_filled",
+    "recorded_frames",
     "said_of",
 ]
 

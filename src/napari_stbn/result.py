@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ._colour_noise import channel_correlation, channel_noise
 from ._colour_stack import ColourStack
-from ._track_stack import TrackStack
-from ._views import views_of
+from ._views import Flows, views_of
 from ._wrong_pixels import wrong_pixels_note
 from .correlation import NoiseCorrelation
 from .preparation import KnownNoise, PreparedStack
@@ -114,17 +113,15 @@ def gather_flow(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flow of all movies, (T - 1, 2, Y, X), or (channels, planes, T - 1, 2, Y, X) for several."""
     out = []
-    tracks = next((v for v in views_of(prepared.stack) if isinstance(v, TrackStack)), None)
+    leaders = _movers(prepared)
     for name in ("flow_to_previous", "flow_to_next"):
-        flows = {key: getattr(movie, name).numpy() for key, movie in prepared.movies.items()}
-        leaders = _movers(prepared)
-        if tracks is not None:
-            forward = name == "flow_to_next"
-            flows = {
-                (c, z): tracks.flow_for_user([flows[c, plane] for plane in own], forward=forward)
-                for c in leaders
-                for z, own in enumerate(tracks.planes())
-            }
+        flows: Flows = {
+            (key[0], key[1]): getattr(movie, name).numpy()
+            for key, movie in prepared.movies.items()
+            if key[0] in leaders
+        }
+        for view in views_of(prepared.stack):
+            flows = view.flows_for_user(flows, forward=name == "flow_to_next")
         n_planes = prepared.stack.recorded.n_planes
         if len(leaders) * n_planes == 1:
             out.append(flows[leaders[0], 0])

@@ -190,8 +190,12 @@ def test_motion_between_frames_is_that_between_tracks_by_their_distance() -> Non
         moved = np.broadcast_to(np.diff(own)[:, None, None, None], (3, 2, 8, 8))
         to_next.append(moved.astype(np.float32))
         to_previous.append(-moved.astype(np.float32))
-    ahead = tracks.flow_for_user(to_next, forward=True)
-    back = tracks.flow_for_user(to_previous, forward=False)
+    ahead, back = (
+        tracks.flows_for_user({(2, 3 + n): flow for n, flow in enumerate(flows)}, forward=forward)[
+            2, 1
+        ]
+        for flows, forward in ((to_next, True), (to_previous, False))
+    )
     assert ahead.shape == back.shape == (frames - 1, 2, 8, 8)
     np.testing.assert_allclose(ahead[0], 9 / 3)
     np.testing.assert_allclose(ahead[4], (49 - 16) / 3)

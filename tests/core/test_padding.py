@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import napari_stbn as stbn
-from napari_stbn._filling import fill_defects
+from napari_stbn._filling import around, fill_defects
 from napari_stbn._generators import last
 from napari_stbn._padded_stack import PaddedStack, padded_stack, padding_value
 from napari_stbn.report import residual_checks
@@ -195,3 +195,13 @@ def test_padding_is_no_residual() -> None:
     checks = residual_checks(denoised(movie), stbn.Stack(movie.astype(np.float32), axes="TYX"))
     assert abs(checks.mean) < 0.05
     assert checks.std == pytest.approx(1, abs=0.1)
+
+
+def test_beyond_its_end_a_movie_is_mirrored() -> None:
+    good = np.array([4, 5, 7])
+    after = [around(t, good) for t in range(8, 16)]
+    assert after == [[(g, 1.0)] for g in (7, 5, 4, 4, 5, 7, 7, 5)]
+    before = [around(t, good) for t in (3, 2, 1, 0)]
+    assert before == [[(g, 1.0)] for g in (4, 5, 7, 7)]
+    assert around(6, good) == [(5, 0.5), (7, 0.5)]
+    assert around(3, np.array([9])) == [(9, 1.0)]

@@ -15,8 +15,7 @@ from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.devices import size_in_words
 from napari_stbn.estimates import RunEstimate, estimate_run
 from napari_stbn.noise import NoiseFit
-from napari_stbn.preparation import fill_defects
-from napari_stbn.stack import inspect_movie
+from napari_stbn.preparation import recorded_frames
 
 from ._unfinished_runs import has_unfinished
 
@@ -91,7 +90,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
-            filled, _ = fill_defects(movie, inspect_movie(movie))
+            filled = recorded_frames(movie)
             apart = ""
             if settings.correlation != "off":
                 filled, apart = frames_apart(filled)
