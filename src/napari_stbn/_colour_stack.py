@@ -85,6 +85,10 @@ class ColourStack(StackView):
         """Channels of this stack that are components of one of the source's."""
         return [n for n, (c, _) in enumerate(self.components) if c == colour]
 
+    def noise_gain(self, channel: int) -> float:
+        """Variance of the noise of a component over that as recorded."""
+        return self.source.noise_gain(self.components[channel][0] * self.size("S"))
+
     def output(self, output: Output, folder: Path | None) -> Output:
         """What takes components, for an output that takes samples."""
         return ColourOutput(output, self, folder)

@@ -16,7 +16,13 @@ from ._correlation_lines import Lines, line_offsets
 from ._correlation_spectrum import ORDERS, powers
 from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 
-__all__ = ["NoiseCorrelation", "correlation_at", "correlation_from_dict", "scaled_camera"]
+__all__ = [
+    "NoiseCorrelation",
+    "correlation_at",
+    "correlation_from_dict",
+    "scaled_camera",
+    "scaled_noise",
+]
 
 _LARGEST_GAIN = 16.0  # of a detail over the mean: finer ones hold neither noise nor signal
 _INTERPOLATED = 4.0  # gain from which finest details are said to hold next to no noise
@@ -189,11 +195,11 @@ class NoiseCorrelation:
 
     def white_noise(self, pixel: Noise) -> Noise:
         """Noise model after `whiten`, from that of a pixel as recorded."""
-        return _scaled(pixel, 1 / self.variance_ratio)
+        return scaled_noise(pixel, 1 / self.variance_ratio)
 
     def pixel_noise(self, white: Noise) -> Noise:
         """Noise model of a pixel as recorded, less offsets of lines, from that after `whiten`."""
-        return _scaled(white, self.variance_ratio)
+        return scaled_noise(white, self.variance_ratio)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, read back by `correlation_from_dict`."""
@@ -215,7 +221,7 @@ def correlation_from_dict(description: Mapping[str, Any]) -> NoiseCorrelation:
         raise ValueError(f"correlation cannot be read from {description}: {error}") from error
 
 
-def _scaled(noise: Noise, ratio: float) -> Noise:
+def scaled_noise(noise: Noise, ratio: float) -> Noise:
     """A noise model whose variance is so many times as large."""
     if isinstance(noise, GaussianNoise):
         return GaussianNoise(noise.sigma * math.sqrt(ratio))

@@ -20,9 +20,9 @@ from ._padded_stack import padded_stack
 from ._preparing import Preparing, as_stack
 from ._refinement import DENSE_METHODS
 from ._saved_model import SavedModel
+from ._spaced_stack import Spacing, spaced_stack
 from ._start import FirstModel, channels_of, first_model
 from ._streaming import exceeds, memory_budget
-from ._track_stack import track_stack
 from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
 from .flow import FLOW_METHODS, FlowMethod, RouteChoice
@@ -54,8 +54,8 @@ class DenoiserState:
         Of the last fit.
     colours : tuple of ColourBasis
         Of each channel, where colour samples are denoised as components: channels are these then.
-    frame_step : int or None
-        Frames that lie so far apart follow each other in a movie; None until it was measured.
+    spacing : Spacing or None
+        How frames were made to follow each other; None until it was measured.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class DenoiserState:
         self._flow_model: STBN | None = None
         self._flow_is_outdated = False
         self.colours: tuple[ColourBasis, ...] = ()
-        self.frame_step: int | None = None
+        self.spacing: Spacing | None = None
         self._colour_stack: ColourStack | None = None  # the last one that was asked for
         self._even: tuple[Stack, Stack] | None = None  # the last one, and in even light
         self._tracks: tuple[Stack, Stack] | None = None  # the last one, and with frames apart
@@ -195,7 +195,7 @@ class DenoiserState:
             student=self._student,
             turns=self._turns,
             flicker=self.flicker,
-            frame_step=self.frame_step or 1,
+            spacing=self.spacing or Spacing(),
             routes=self._routes,
             seed=self.seed,
             steps=len(self.history),
@@ -254,7 +254,7 @@ class DenoiserState:
         denoiser._student = saved.student
         denoiser._turns, denoiser._routes = saved.turns, saved.routes
         denoiser._flow_model, denoiser.colours = saved.flow_model, saved.colours
-        denoiser.frame_step = saved.frame_step
+        denoiser.spacing = saved.spacing
         return denoiser
 
     def _joint(self, stack: Stack) -> bool:
@@ -274,7 +274,7 @@ class DenoiserState:
         return (yield from measure_bases(stack, self.noise))
 
     def _apart(
-        self, stack: Stack, known: int | None, *, joint: bool
+        self, stack: Stack, known: Spacing | None, *, joint: bool
     ) -> Generator[float, None, Stack]:
         """The stack without its padding, frames that follow each other in movies of their own.
 
@@ -286,7 +286,7 @@ class DenoiserState:
             if not joint and not self.streams(stack):  # of a large one not every frame is looked at
                 seen = yield from gathered_stack(seen)
             if self.correlation != "off":
-                seen = yield from track_stack(seen, known)
+                seen = yield from spaced_stack(seen, known)
             self._tracks = stack, seen
         return self._tracks[1]
 
@@ -368,7 +368,8 @@ class DenoiserState:
             "network": None if self.model is None else asdict(self.model.config),
             "seed": self.seed,
             "flicker": self._flicker(),
-            "frame_step": self.frame_step or 1,
+            "frame_step": self.spacing.step if self.spacing else 1,
+            "frame_carry": dict(self.spacing.carry) if self.spacing else {},
             "flow": self.flow,
             "refined_flow": self._refines and self.flow in DENSE_METHODS,
             "refine": self._refine,

@@ -244,7 +244,7 @@ class FittedDenoiser(DenoiserPreview):
             return Progress("noise", done, time.perf_counter() - started)
 
         joint = model.config.channels > 1
-        apart = yield from relay(self._apart(stack, self.frame_step, joint=joint), measured)
+        apart = yield from relay(self._apart(stack, self.spacing, joint=joint), measured)
         even = yield from relay(self._evened(apart), measured)
         return self._seen(even)
 

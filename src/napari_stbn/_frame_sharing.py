@@ -7,6 +7,7 @@ pixel reads it there.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,17 @@ __all__ = ["FrameSharing", "measure_frame_sharing"]
 
 FloatArray = NDArray[np.float64]
 
-_FRAMES, _SIDE = 64, 512  # of the part that is looked at
+_FRAMES, _SIDE = 64, 256  # of the part that is looked at
 _BLOCK = 16  # px
 _SMALLEST_BLOCK = 4  # px
 _FEWEST = 4  # blocks
 _SHARED = 0.2  # correlation of the noise in two frames that is worth keeping them apart
-_LEFT = 0.25  # and what may be left then: movies of fewer frames have less to learn from
+_LEFT = 0.08  # and what may be left then: a fit learns more than that
 _FARTHEST = 8  # frames
+_CARRIED = 0.12  # and where it can be taken out
+_POWERS = 4  # frames apart, up to which a recursive filter is told from others
+_ALIKE = 0.09  # by which what is shared may differ from what a recursive filter leaves
+_LARGEST_CARRY = 0.85  # beyond it, taking it out would make too much of rounding
 _LEAST = 3  # frames of each part movie
 _SHORTEST = 8  # frames of a movie whose noise can be told from what stands still
 
@@ -40,10 +45,14 @@ class FrameSharing:
         Frames that lie so far apart have noise of their own; 1 where all have.
     correlation : float
         Of the noise of a frame and the next one.
+    carry : float, 0 to 1
+        Part of what was shown before that a recursive filter keeps in each frame; 0 where it is no
+        such filter.
     """
 
     step: int
     correlation: float = 0.0
+    carry: float = 0.0
 
 
 def measure_frame_sharing(movie: NDArray[Any] | MovieView) -> FrameSharing:
@@ -67,11 +76,28 @@ def measure_frame_sharing(movie: NDArray[Any] | MovieView) -> FrameSharing:
     if changing.sum() < _SHORTEST:
         return FrameSharing(1)
     shared = _shared(part, changing)
-    if shared is None or max(shared) < _SHARED:
+    if shared is None:
+        return FrameSharing(1)
+    carry = _carried(shared)
+    if not carry and max(shared) < _SHARED:
         return FrameSharing(1)
     gone = [lag for lag in range(1, len(shared) + 1) if max(shared[lag - 1 :]) < _LEFT]
     step = gone[0] if gone else 1
-    return FrameSharing(step, shared[0]) if step * _LEAST <= len(movie) else FrameSharing(1)
+    step = step if step * _LEAST <= len(movie) else 1
+    return FrameSharing(step, shared[0], carry)
+
+
+def _carried(shared: list[float]) -> float:
+    """Part of the last frame that a recursive filter keeps, if it is one: shares are powers."""
+    one, two = shared[0], shared[1] if shared[1:] else 0.0
+    powers = [one ** (lag + 1) for lag in range(len(shared))]
+    off = [abs(share - power) for share, power in zip(shared, powers, strict=True)]
+    if one < _CARRIED or max(off[:_POWERS]) > _ALIKE:
+        return 0.0
+    # What makes frames less so much of the one before independent of each other
+    root = (1 + two) ** 2 - 4 * one**2
+    carry = (1 + two - math.sqrt(max(root, 0.0))) / (2 * one)
+    return carry if carry <= _LARGEST_CARRY else 0.0
 
 
 def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
@@ -92,10 +118,13 @@ def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
     if len(alive) < _FEWEST:
         return None
     quiet = alive[np.argsort(power[alive])[: max(_FEWEST, len(alive) // 2)]]
-    found = []
+    raw = []
     for lag in range(1, min(_FARTHEST, frames // 2) + 1):
         pairs = max(1, int(np.sum(seen[lag:] & seen[:-lag])))
         both = np.sum(blocks[quiet, lag:] * blocks[quiet, :-lag], axis=(1, 2)) / pairs
-        # Taking out the mean has made white noise share -1/T.
-        found.append(float(np.median(both / power[quiet])) + 1 / int(seen.sum()))
-    return found
+        raw.append(float(np.median(both / power[quiet])))
+    # Taking out the mean has taken from all of them what the mean of the noise has.
+    taken = 0.0
+    for _ in range(2):
+        taken = (1 + taken + 2 * sum(max(0.0, r + taken) for r in raw)) / int(seen.sum())
+    return [(r + taken) / (1 + taken) for r in raw]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ._frame_cycle import frame_cycle
 from ._frame_sharing import measure_frame_sharing
 from ._lazy import MovieView
+from ._unmixed_stack import unmixed
 
 __all__ = ["LARGEST_STEP", "FrameSpacing", "frames_apart", "measure_frame_spacing"]
 
@@ -24,26 +26,16 @@ class FrameSpacing:
     Attributes
     ----------
     step : int
-        1 where frames are as they should be; else each first of so many frames begins a movie.
-    reason : str
-        Why, as the beginning of a sentence.
-    advice : str
-        What else can be done about it, as a sentence.
+        1 where frames follow each other; else each first of so many frames begins a movie.
+    note : str
+        Sentences for the user; empty where frames are as they should be.
+    carry : float, 0 to 1
+        Part of what was shown before that each frame holds; then no step is needed.
     """
 
     step: int
-    reason: str = ""
-    advice: str = ""
-
-    @property
-    def note(self) -> str:
-        """Sentences for the user; empty where there is nothing to say."""
-        if self.step == 1 or not self.reason:
-            return ""
-        ordinal = _ORDINALS.get(self.step, f"{self.step}th")
-        return (
-            f"{self.reason}: every {ordinal} frame is denoised as a movie of its own. {self.advice}"
-        )
+    note: str = ""
+    carry: float = 0.0
 
 
 def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
@@ -55,19 +47,37 @@ def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
     """
     cycle = frame_cycle(movie)
     if cycle > 1:
-        reason = f"Frames show {cycle} scenes in turn, as channels or planes saved as time do"
-        return FrameSpacing(cycle, reason, "Where they are that, name the axes.")
+        turns = f"Frames show {cycle} scenes in turn, as channels or planes saved as time do"
+        return FrameSpacing(cycle, f"{_apart(turns, cycle)} Where they are that, name the axes.")
     sharing = measure_frame_sharing(movie)
+    if sharing.carry:
+        kept = f"Frames hold {100 * sharing.carry:.0f} % of what was shown before"
+        return FrameSpacing(
+            sharing.step,
+            f"{kept}, as after a recursive (Kalman) filter: the fit sees them without it, and the "
+            "result has it again. A recording without it holds more.",
+            sharing.carry,
+        )
     if sharing.step == 1:
         return FrameSpacing(1)
-    reason = (
+    shared = (
         f"Frames share noise with those before (correlation {sharing.correlation:.2f}), as after a "
         "running average"
     )
-    return FrameSpacing(sharing.step, reason, "A recording without it holds more.")
+    return FrameSpacing(
+        sharing.step, f"{_apart(shared, sharing.step)} A recording without it holds more."
+    )
+
+
+def _apart(reason: str, step: int) -> str:
+    """Sentence about frames that are taken apart."""
+    ordinal = _ORDINALS.get(step, f"{step}th")
+    return f"{reason}: every {ordinal} frame is denoised as a movie of its own."
 
 
 def frames_apart(movie: NDArray[Any]) -> tuple[NDArray[Any], str]:
     """Frames (T', Y, X) of one scene with noise of their own, and what is worth saying of it."""
     found = measure_frame_spacing(movie)
+    if found.carry:
+        return unmixed(movie.astype(np.float32), found.carry), found.note
     return movie[:: found.step], found.note

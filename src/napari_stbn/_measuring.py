@@ -14,7 +14,13 @@ from ._filling import recorded_frames
 from ._generators import part_of, relay
 from ._lazy import MovieView
 from ._prepared import KnownNoise, NoiseChoice, Phase, PreparedStack
-from .correlation import CorrelationChoice, CorrelationFit, even_noise, measure_correlation
+from .correlation import (
+    CorrelationChoice,
+    CorrelationFit,
+    even_noise,
+    measure_correlation,
+    scaled_noise,
+)
 from .noise import GaussianNoise, estimate_noise
 from .stack import IntensityScaling, Stack, validate_movie
 
@@ -101,6 +107,8 @@ def _measure_channel(
             prepared.notes.append(f"Noise of {stack.channel_name(channel)}: {best.note}")
     else:
         noise = choice
+        if noise is not None:  # that of a pixel as recorded
+            noise = scaled_noise(noise, stack.noise_gain(channel))
         if correlation is not None and noise is not None:
             noise = correlation.white_noise(noise)
     most = _PIXELS_SCALED if pixels is None else pixels

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ._defects import is_blank
 from ._generators import part_of
 from ._lazy import MovieView
 from ._stack_inference import Output
@@ -156,16 +157,14 @@ def padding_value(movie: NDArray[Any] | MovieView) -> float | None:
     every = slice(None, None, thin)
     places = np.unique(np.linspace(0, count - 1, min(count, _FRAMES)).round().astype(int)).tolist()
     frames = [np.asarray(movie[t : t + 1, every, every])[0] for t in places]
-    found = [_cornered(frame) for frame in frames]
-    values = [value for value in found if value is not None]
+    frames = [frame for frame in frames if not is_blank(frame)]
+    values = [value for frame in frames if (value := _cornered(frame)) is not None]
     if not values:
         return None
     value = max(set(values), key=values.count)
     padding = other = by_chance = 0
     for frame in frames:
         same = frame == value
-        if same.all():  # a blank frame
-            continue
         outside = _padding(same)
         padding += int(outside.sum())
         other += int(frame.size - outside.sum())

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .correlation import NoiseCorrelation
+from .correlation import NoiseCorrelation, scaled_noise
 from .flow import FlowChoice, RouteChoice
 from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 from .prior import Units
@@ -99,8 +99,11 @@ class PreparedStack:
         noise = dict(self.noise)
         for channel, model in noise.items():
             correlation = self.correlation.get(channel)
-            if correlation is not None and model is not None:
-                noise[channel] = correlation.pixel_noise(model)
+            if model is None:
+                continue
+            if correlation is not None:
+                model = correlation.pixel_noise(model)
+            noise[channel] = scaled_noise(model, 1 / self.stack.noise_gain(channel))
         return noise
 
     def leader(self, key: tuple[int, ...]) -> PreparedMovie | None:

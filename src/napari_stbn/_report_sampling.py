@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._lazy import lazy_part
+from ._unmixed_stack import UnmixedStack, unmixed_stack
+from .correlation import scaled_noise
 from .preparation import KnownNoise
 from .result import DenoiseResult
 from .stack import ArrayLike, Stack, inspect_movie
@@ -39,7 +41,20 @@ def read_frames(
 
 
 def frames_that_follow(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResult, Stack]:
-    """What was denoised as one movie, where a run took every n-th frame; else both as they are."""
+    """What was denoised as one movie: every n-th frame, or frames without what others carried on.
+
+    Both as they are where frames follow each other.
+    """
+    carry = {int(c): float(part) for c, part in result.report.get("frame_carry", {}).items()}
+    if carry:
+        gains = {c: UnmixedStack(noisy, carry, "").noise_gain(c) for c in result.noise}
+        noise = {c: n and scaled_noise(n, gains[c]) for c, n in result.noise.items()}
+        denoised = unmixed_stack(noisy.like(result.denoised), carry)
+        spread = result.uncertainty
+        if spread is not None:
+            spread = np.asarray(unmixed_stack(noisy.like(spread), carry).array)
+        part = replace(result, denoised=np.asarray(denoised.array), uncertainty=spread, noise=noise)
+        return part, unmixed_stack(noisy, carry)
     step = result.report.get("frame_step", 1)
     if step == 1:
         return result, noisy

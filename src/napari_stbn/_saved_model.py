@@ -12,6 +12,7 @@ from torch import Tensor
 from ._colour_basis import ColourBasis
 from ._frame_spacing import LARGEST_STEP
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
+from ._spaced_stack import Spacing
 from .correlation import NoiseCorrelation, correlation_from_dict
 from .flow import RouteChoice
 from .flow.pwcnet import PWCNet, PWCNetConfig
@@ -57,8 +58,8 @@ class SavedModel:
         Quarter turns of the movie that a result is averaged over.
     flicker : str
         As of `napari_stbn.Denoiser`.
-    frame_step : int
-        Frames that lie so far apart follow each other.
+    spacing : Spacing
+        How frames were made to follow each other.
     routes : dict of str to RouteChoice
         Of movies that it met, by a digest of their pixels (`napari_stbn._flow_routes`).
     flow_model : STBN or None
@@ -81,7 +82,7 @@ class SavedModel:
     student: PWCNet | None = None
     turns: int = 1
     flicker: str = "auto"
-    frame_step: int = 1
+    spacing: Spacing = field(default_factory=Spacing)
     routes: dict[str, RouteChoice] = field(default_factory=dict)
     flow_model: STBN | None = None
     colours: tuple[ColourBasis, ...] = ()
@@ -99,7 +100,7 @@ class SavedModel:
             "flow_model": _described(self.flow_model),
             "turns": self.turns,
             "flicker": self.flicker,
-            "frame_step": self.frame_step,
+            "spacing": asdict(self.spacing),
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "colours": [basis.to_dict() for basis in self.colours],
             "seed": self.seed,
@@ -179,7 +180,7 @@ class SavedModel:
                 student=student,
                 turns=_turns(header.get("turns", 1)),
                 flicker=header.get("flicker", "auto"),
-                frame_step=_frame_step(header.get("frame_step", 1)),
+                spacing=_spacing(header.get("spacing")),
                 routes={
                     str(digest): RouteChoice.from_dict(choice)
                     for digest, choice in header.get("routes", {}).items()
@@ -246,11 +247,16 @@ def _turns(value: Any) -> int:
     raise ValueError(f"turns must be from 1 to 4, got {str(value)[:40]}")
 
 
-def _frame_step(value: Any) -> int:
-    """How far apart frames are taken, as a file has them; files before this entry have one."""
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_STEP:
-        return value
-    raise ValueError(f"frame_step must be from 1 to {LARGEST_STEP}, got {str(value)[:40]}")
+def _spacing(value: Any) -> Spacing:
+    """How frames were made to follow each other; in files before this entry they did."""
+    if value is None:
+        return Spacing()
+    step, carry = value["step"], {int(c): float(part) for c, part in value["carry"].items()}
+    if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= LARGEST_STEP:
+        raise ValueError(f"step must be from 1 to {LARGEST_STEP}, got {str(step)[:40]}")
+    if not all(0 <= part < 1 for part in carry.values()):
+        raise ValueError(f"carry must be from 0 to 1, got {str(carry)[:40]}")
+    return Spacing(step, carry)
 
 
 def _clip_frames(value: Any) -> int | None:

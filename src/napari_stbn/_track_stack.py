@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame_spacing import FrameSpacing, measure_frame_spacing
-from ._generators import part_of
-from ._lazy import MovieView
+from ._frame_spacing import FrameSpacing
 from ._stack_inference import Output
 from ._views import Flows, Frames, Place, Rooms, StackView
 from .stack import MovieDefects, Stack
 
-__all__ = ["TrackStack", "track_stack"]
+__all__ = ["TrackStack"]
 
 _AT_ONCE = 16  # frames that are handed on together
 
@@ -59,7 +56,7 @@ class TrackStack(StackView):
 
     def remarks(self) -> list[str]:
         """What is worth saying of this view and those below."""
-        return [*super().remarks(), self.spacing.note.strip()]
+        return [*super().remarks(), self.spacing.note]
 
     def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
         """Read a part of one track, float32; see `Stack.read`."""
@@ -159,35 +156,3 @@ class _TrackOutput:
             self._output(channel, plane, at, shown[0], shown[1] if std is not None else None)
         for word in parts:
             self._rooms.free((*key, word))
-
-
-def track_stack(stack: Stack, known: int | None = None) -> Generator[float, None, Stack]:
-    """Measure how far apart frames have to be, in the middle plane of every channel.
-
-    Parameters
-    ----------
-    stack : Stack
-    known : int, optional
-        What a fit found before.
-
-    Yields
-    ------
-    float
-        Part of the work that is done, 0 to 1.
-
-    Returns
-    -------
-    Stack
-        A `TrackStack` where they do not follow each other, else the stack itself.
-    """
-    if known is not None and (known == 1 or 2 * known > stack.n_frames):
-        return stack
-    found = []
-    for channel in range(stack.n_channels):
-        if channel:
-            yield part_of(channel, stack.n_channels, 0.0)
-        found.append(measure_frame_spacing(MovieView(stack, channel, stack.n_planes // 2)))
-    spacing = max(found, key=lambda one: one.step)
-    if known is not None and known != spacing.step:
-        spacing = FrameSpacing(known, "The model was fitted to frames that lie apart")
-    return stack if spacing.step == 1 else TrackStack(stack, spacing)

@@ -58,6 +58,10 @@ class StackView(Stack):
         """What is worth saying of this view and those below."""
         return self.source.remarks()
 
+    def noise_gain(self, channel: int) -> float:
+        """Variance of the noise here over that of a pixel as recorded."""
+        return self.source.noise_gain(channel)
+
     def defects_for_user(
         self, index: tuple[int, int], defects: MovieDefects
     ) -> tuple[tuple[int, int], MovieDefects]:

@@ -21,6 +21,7 @@ from ._correlation_filter import (
     correlation_at,
     correlation_from_dict,
     scaled_camera,
+    scaled_noise,
 )
 from ._correlation_lines import Lines
 from ._correlation_spectrum import ORDERS, measure_spectrum
@@ -35,6 +36,7 @@ __all__ = [
     "estimate_pixel_noise",
     "even_noise",
     "measure_correlation",
+    "scaled_noise",
 ]
 
 CorrelationChoice = Literal["auto", "off"]

@@ -24,8 +24,8 @@ from ._generators import relay
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
+from ._spaced_stack import spacing_of
 from ._streaming import check_plan, exceeds, memory_budget
-from ._track_stack import TrackStack
 from .estimates import check_training_memory
 from .network import STBNConfig
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
@@ -60,7 +60,7 @@ class Denoiser(FittedDenoiser):
     correlation : {"auto", "off"}, default "auto"
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`); and whether frames do, which are
-        denoised as movies of every n-th frame then. Movies with independent noise are left as they
+        seen without what they hold of others, or every n-th one, then. Movies with independent noise are left as they
         are.
     flicker : {"auto", "off"}, default "auto"
         Measure whether the light of whole frames flickers and, where it does, fit to frames in even
@@ -209,7 +209,7 @@ class Denoiser(FittedDenoiser):
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation, self.colours = {}, colours
-        self.frame_step = given.step if isinstance(given, TrackStack) else 1
+        self.spacing = spacing_of(given)
         form = plan.refine if plan.refine in FORMS and dense else None
         self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
         self._flow_model = (first.flow_model or deepcopy(first.model)) if first.warm else None

@@ -221,6 +221,10 @@ class Stack:
         """Sentences for the user about how the stack is seen; none about it as it is."""
         return []
 
+    def noise_gain(self, channel: int) -> float:  # noqa: ARG002 - of views it matters
+        """Variance of the noise here over that of a pixel as recorded."""
+        return 1.0
+
     def defects_for_user(
         self, index: tuple[int, int], defects: MovieDefects
     ) -> tuple[tuple[int, int], MovieDefects]:

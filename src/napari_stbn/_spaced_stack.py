@@ -1,0 +1,82 @@
+"""A stack whose frames follow each other, each with noise of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from ._frame_spacing import FrameSpacing, measure_frame_spacing
+from ._generators import part_of
+from ._lazy import MovieView
+from ._track_stack import TrackStack
+from ._unmixed_stack import UnmixedStack
+from ._views import views_of
+from .stack import Stack
+
+__all__ = ["Spacing", "spaced_stack", "spacing_of"]
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How frames of a stack were made to follow each other.
+
+    Attributes
+    ----------
+    step : int
+        Frames from one to the next; 1 where they did.
+    carry : dict of int to float
+        Part of what was shown before that each frame held, of channels that went through a
+        recursive filter.
+    """
+
+    step: int = 1
+    carry: dict[int, float] = field(default_factory=dict)
+
+
+def spacing_of(stack: Stack) -> Spacing:
+    """How the frames that a stack is seen as were made."""
+    step, carry = 1, {}
+    for view in views_of(stack):
+        if isinstance(view, TrackStack):
+            step = view.step
+        if isinstance(view, UnmixedStack):
+            carry = view.carry
+    return Spacing(step, carry)
+
+
+def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float, None, Stack]:
+    """Measure how far apart frames have to be, in the middle plane of every channel.
+
+    Parameters
+    ----------
+    stack : Stack
+    known : Spacing, optional
+        What a fit found before.
+
+    Yields
+    ------
+    float
+        Part of the work that is done, 0 to 1.
+
+    Returns
+    -------
+    Stack
+        A `TrackStack` or `UnmixedStack` where they do not follow each other, else the stack itself.
+    """
+    if known is not None:
+        if known.carry:
+            return UnmixedStack(stack, known.carry, "As in the fit, frames are seen unfiltered.")
+        fits = 1 < known.step <= stack.n_frames // 2
+        note = f"As in the fit, every {known.step}th frame is denoised as a movie of its own."
+        return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
+    found: dict[int, FrameSpacing] = {}
+    for channel in range(stack.n_channels):
+        if channel:
+            yield part_of(channel, stack.n_channels, 0.0)
+        found[channel] = measure_frame_spacing(MovieView(stack, channel, stack.n_planes // 2))
+    if any(one.step > 1 and not one.carry for one in found.values()):
+        return TrackStack(stack, max(found.values(), key=lambda one: one.step))
+    carry = {channel: one.carry for channel, one in found.items() if one.carry}
+    if not carry:
+        return stack
+    return UnmixedStack(stack, carry, found[max(carry, key=lambda channel: carry[channel])].note)

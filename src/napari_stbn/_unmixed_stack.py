@@ -1,0 +1,123 @@
+"""A stack whose frames hold a part of what was shown before, seen without it.
+
+A recursive filter shows ``y[t] = (1 - c) x[t] + c y[t-1]``; microscopes call it Kalman. Given c,
+the frames x as they were recorded follow exactly, and with them noise that is independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._stack_inference import Output
+from ._views import Frames, StackView
+from .stack import Stack
+
+__all__ = ["UnmixedStack", "mixed", "unmixed", "unmixed_stack"]
+
+
+class UnmixedStack(StackView):
+    """A stack without what its frames hold of those before.
+
+    Parameters
+    ----------
+    stack : Stack
+    carry : mapping of int to float, 0 to 1
+        c above, of each channel.
+    note : str
+        What is worth saying of it.
+
+    Attributes
+    ----------
+    carry : dict of int to float
+    note : str
+    """
+
+    carry: dict[int, float]
+    note: str
+
+    def __init__(self, stack: Stack, carry: Mapping[int, float], note: str) -> None:
+        self._see(stack, carry=dict(carry), note=note)
+
+    def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
+        """Read a part of one channel or of all its colours, float32; see `Stack.read`."""
+        parts = dict(zip(self.axes, index, strict=True))
+        frames = parts["T"]
+        if not isinstance(frames, slice):
+            raise IndexError("some frames are read at a time")
+        start, stop, stride = frames.indices(self.n_frames)
+        parts["T"] = slice(max(0, start - 1), stop)
+        seen = self.source.read(tuple(parts[a] for a in self.axes), axes).astype(np.float32)
+        seen = np.moveaxis(seen, axes.index("T"), 0)
+        first = seen[:1] if start == 0 else seen[:0]  # the filter began with it
+        clean = np.concatenate([first, unmixed(seen, self._carry_along(parts, axes))[1:]])
+        return np.moveaxis(clean[::stride], 0, axes.index("T"))
+
+    def _carry_along(self, parts: Mapping[str, int | slice], axes: str) -> NDArray[np.float32]:
+        """The part that is carried, of one channel or along the axis S of its colours."""
+        colour, samples = parts.get("C", 0), self.size("S")
+        if isinstance(colour, slice):
+            raise IndexError("one channel is read at a time")
+        own = [self.carry.get(colour * samples + s, 0.0) for s in range(samples)]
+        at = parts.get("S", 0)
+        if isinstance(at, slice):
+            shape = [-1 if a == "S" else 1 for a in axes if a != "T"]
+            return np.array(own[at], np.float32).reshape(shape)
+        return np.array(own[at], np.float32)
+
+    def remarks(self) -> list[str]:
+        """What is worth saying of this view and those below."""
+        return [*super().remarks(), self.note]
+
+    def noise_gain(self, channel: int) -> float:
+        """Variance of the noise here over that of a pixel as recorded."""
+        carry = self.carry.get(channel, 0.0)
+        return (1 + carry) / (1 - carry) * super().noise_gain(channel)
+
+    def output(self, output: Output, folder: Path | None) -> Output:  # noqa: ARG002
+        """What takes denoised frames, for an output that takes them as the filter shows them.
+
+        Errors of a frame and of the one before are taken as one: they are nearly the same.
+        """
+        last: dict[tuple[int, int], tuple[Frames, Frames | None]] = {}
+
+        def filtered(
+            channel: int, plane: int, start: int, mean: Frames, std: Frames | None
+        ) -> None:
+            carry = self.carry.get(channel, 0.0)
+            before, spread = last.get((channel, plane), (None, None)) if start else (None, None)
+            mean = mixed(mean, carry, before)
+            std = None if std is None else mixed(std, carry, spread)
+            last[channel, plane] = mean[-1], None if std is None else std[-1]
+            output(channel, plane, start, mean, std)
+
+        return filtered
+
+
+def unmixed_stack(stack: Stack, carry: Mapping[int, float]) -> Stack:
+    """A stack in memory whose channels are `unmixed`, of whatever they hold."""
+    seen = UnmixedStack(stack, carry, "")
+    movies = {index: seen.movie(*index) for index in stack.indices()}
+    return stack.like(stack.assemble(movies, np.float32))
+
+
+def unmixed(frames: Frames, carry: float | NDArray[np.float32]) -> Frames:
+    """Frames (T, …) without the part that each holds of the one before; the first as it is."""
+    clean = frames.copy()
+    clean[1:] = (frames[1:] - carry * frames[:-1]) / (1 - carry)
+    return clean
+
+
+def mixed(frames: Frames, carry: float, before: Frames | None = None) -> Frames:
+    """Frames (T, Y, X) as a recursive filter shows them after the frame `before`."""
+    shown = frames.copy()
+    for frame in shown:
+        if before is not None:  # where nothing was recorded, the filter begins anew
+            kept = np.isfinite(before)
+            frame[kept] += np.float32(carry) * (before - frame)[kept]
+        before = frame
+    return shown
