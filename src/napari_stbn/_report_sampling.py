@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._lazy import lazy_part
-from ._unmixed_stack import UnmixedStack, unmixed_stack
+from ._unmixed_stack import UnmixedStack, unmixed_array
 from .correlation import scaled_noise
 from .preparation import KnownNoise
 from .result import DenoiseResult
@@ -49,12 +49,14 @@ def frames_that_follow(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResu
     if carry:
         gains = {c: UnmixedStack(noisy, carry, "").noise_gain(c) for c in result.noise}
         noise = {c: n and scaled_noise(n, gains[c]) for c, n in result.noise.items()}
-        denoised = unmixed_stack(noisy.like(result.denoised), carry)
-        spread = result.uncertainty
-        if spread is not None:
-            spread = np.asarray(unmixed_stack(noisy.like(spread), carry).array)
-        part = replace(result, denoised=np.asarray(denoised.array), uncertainty=spread, noise=noise)
-        return part, unmixed_stack(noisy, carry)
+        mean, spread = result.denoised, result.uncertainty
+        part = replace(
+            result,
+            denoised=unmixed_array(noisy.like(mean), carry),
+            uncertainty=None if spread is None else unmixed_array(noisy.like(spread), carry),
+            noise=noise,
+        )
+        return part, noisy.like(unmixed_array(noisy, carry))
     step = result.report.get("frame_step", 1)
     if step == 1:
         return result, noisy
@@ -66,9 +68,7 @@ def frames_that_follow(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResu
         )
 
     uncertainty = None if result.uncertainty is None else np.asarray(first(result.uncertainty))
-    denoised = np.asarray(first(result.denoised))
-    stack = result.stack.like(denoised)
-    part = replace(result, denoised=denoised, uncertainty=uncertainty, stack=stack)
+    part = replace(result, denoised=np.asarray(first(result.denoised)), uncertainty=uncertainty)
     return part, noisy.like(first(noisy.array))
 
 

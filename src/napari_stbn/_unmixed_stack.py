@@ -17,7 +17,7 @@ from ._stack_inference import Output
 from ._views import Frames, StackView
 from .stack import Stack
 
-__all__ = ["UnmixedStack", "mixed", "unmixed", "unmixed_stack"]
+__all__ = ["UnmixedStack", "mixed", "unmixed", "unmixed_array"]
 
 
 class UnmixedStack(StackView):
@@ -98,11 +98,11 @@ class UnmixedStack(StackView):
         return filtered
 
 
-def unmixed_stack(stack: Stack, carry: Mapping[int, float]) -> Stack:
-    """A stack in memory whose channels are `unmixed`, of whatever they hold."""
+def unmixed_array(stack: Stack, carry: Mapping[int, float]) -> Frames:
+    """All of a stack in memory, float32, with its channels `unmixed`, of whatever they hold."""
     seen = UnmixedStack(stack, carry, "")
     movies = {index: seen.movie(*index) for index in stack.indices()}
-    return stack.like(stack.assemble(movies, np.float32))
+    return stack.assemble(movies, np.float32)
 
 
 def unmixed(frames: Frames, carry: float | NDArray[np.float32]) -> Frames:

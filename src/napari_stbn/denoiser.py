@@ -60,8 +60,8 @@ class Denoiser(FittedDenoiser):
     correlation : {"auto", "off"}, default "auto"
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`); and whether frames do, which are
-        seen without what they hold of others, or every n-th one, then. Movies with independent noise are left as they
-        are.
+        seen without what they hold of others then, or every n-th one. Movies with independent noise
+        are left as they are.
     flicker : {"auto", "off"}, default "auto"
         Measure whether the light of whole frames flickers and, where it does, fit to frames in even
         light; results have the light of their frames.
