@@ -25,12 +25,14 @@ _BLOCK = 16  # px
 _SMALLEST_BLOCK = 4  # px
 _FEWEST = 4  # blocks
 _SHARED = 0.2  # correlation of the noise in two frames that is worth keeping them apart
-_LEFT = 0.08  # and what may be left then: a fit learns more than that
+_LEFT = 0.08  # of it between frames that are kept apart; a fit would learn more
 _FARTHEST = 8  # frames
-_CARRIED = 0.12  # and where it can be taken out
+_CARRIED = 0.12  # correlation from which a recursive filter is undone
 _POWERS = 4  # frames apart, up to which a recursive filter is told from others
 _ALIKE = 0.09  # by which what is shared may differ from what a recursive filter leaves
-_LARGEST_CARRY = 0.85  # beyond it, taking it out would make too much of rounding
+_EVERYWHERE = 0.8  # of what is shared where most changes, where least does: noise is everywhere
+_CHANCE = 0.03  # by which correlations are off by chance
+_LARGEST_CARRY = 0.85  # beyond it, taking it out makes much of rounding, and long means look alike
 _LEAST = 3  # frames of each part movie
 _SHORTEST = 8  # frames of a movie whose noise can be told from what stands still
 
@@ -67,7 +69,8 @@ def measure_frame_sharing(movie: NDArray[Any] | MovieView) -> FrameSharing:
     -------
     FrameSharing
         By the finest details (differences of differences along both axes) of the half of the field
-        in which they change least, without what stands still: there it is noise that changes.
+        in which they change least, without what stands still: there it is noise that changes. What
+        is shared more where more changes is none.
     """
     part = np.asarray(movie[middle_of(movie.shape, _FRAMES, _SIDE)], np.float64)
     part[~np.isfinite(part)] = np.nan
@@ -117,12 +120,19 @@ def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
     alive = np.flatnonzero(power > 0)  # of NaN it is not
     if len(alive) < _FEWEST:
         return None
-    quiet = alive[np.argsort(power[alive])[: max(_FEWEST, len(alive) // 2)]]
-    raw = []
-    for lag in range(1, min(_FARTHEST, frames // 2) + 1):
+    order = alive[np.argsort(power[alive])]
+    lags = range(1, min(_FARTHEST, frames // 2) + 1)
+
+    def share(lag: int, chosen: NDArray[np.int_]) -> float:
         pairs = max(1, int(np.sum(seen[lag:] & seen[:-lag])))
-        both = np.sum(blocks[quiet, lag:] * blocks[quiet, :-lag], axis=(1, 2)) / pairs
-        raw.append(float(np.median(both / power[quiet])))
+        both = np.sum(blocks[chosen, lag:] * blocks[chosen, :-lag], axis=(1, 2)) / pairs
+        return float(np.median(both / power[chosen]))
+
+    quietest, loud = order[: max(_FEWEST, len(order) // 4)], order[len(order) // 2 :]
+    if share(1, quietest) + _CHANCE < _EVERYWHERE * share(1, loud):
+        return None  # it is the scene, of which some places have more
+    quiet = order[: max(_FEWEST, len(order) // 2)]
+    raw = [share(lag, quiet) for lag in lags]
     # Taking out the mean has taken from all of them what the mean of the noise has.
     taken = 0.0
     for _ in range(2):

@@ -58,12 +58,11 @@ def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
             "result has it again. A recording without it holds more.",
             sharing.carry,
         )
+    shared = f"Frames share noise with those before (correlation {sharing.correlation:.2f})"
     if sharing.step == 1:
-        return FrameSpacing(1)
-    shared = (
-        f"Frames share noise with those before (correlation {sharing.correlation:.2f}), as after a "
-        "running average"
-    )
+        left = f"{shared}, and further than can be told apart here: some of it will stay."
+        return FrameSpacing(1, left if sharing.correlation else "")
+    shared += ", as after a running average"
     return FrameSpacing(
         sharing.step, f"{_apart(shared, sharing.step)} A recording without it holds more."
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from ._frame_spacing import FrameSpacing, measure_frame_spacing
 from ._generators import part_of
 from ._lazy import MovieView
 from ._track_stack import TrackStack
 from ._unmixed_stack import UnmixedStack
-from ._views import views_of
+from ._views import StackView, views_of
 from .stack import Stack
 
 __all__ = ["Spacing", "spaced_stack", "spacing_of"]
@@ -77,6 +80,26 @@ def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float,
     if any(one.step > 1 and not one.carry for one in found.values()):
         return TrackStack(stack, max(found.values(), key=lambda one: one.step))
     carry = {channel: one.carry for channel, one in found.items() if one.carry}
-    if not carry:
-        return stack
-    return UnmixedStack(stack, carry, found[max(carry, key=lambda channel: carry[channel])].note)
+    if carry:
+        most = max(carry, key=lambda channel: carry[channel])
+        return UnmixedStack(stack, carry, found[most].note)
+    notes = [one.note for one in found.values() if one.note]
+    return _NotedStack(stack, notes[0]) if notes else stack
+
+
+class _NotedStack(StackView):
+    """A stack as it is, with something to say about it."""
+
+    note: str
+
+    def __init__(self, stack: Stack, note: str) -> None:
+        self._see(stack, note=note)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values in native byte order."""
+        return self.source.dtype
+
+    def remarks(self) -> list[str]:
+        """What is worth saying of this view and those below."""
+        return [*super().remarks(), self.note]

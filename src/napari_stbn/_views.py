@@ -49,6 +49,10 @@ class StackView(Stack):
         """Of what is seen, whatever was recorded."""
         return np.dtype(np.float32)
 
+    def read(self, index: tuple[int | slice, ...], axes: str) -> NDArray[Any]:
+        """Read a part; see `Stack.read`."""
+        return self.source.read(index, axes)
+
     @property
     def recorded(self) -> Stack:
         """The user's stack."""

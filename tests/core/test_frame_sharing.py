@@ -403,3 +403,13 @@ def test_a_camera_that_is_known_is_that_of_a_pixel_as_recorded() -> None:
     fitted = denoiser.channel_noise[0]
     assert isinstance(fitted, stbn.PoissonGaussianNoise)
     assert fitted.gain == pytest.approx(2.0, rel=0.15)
+
+
+def test_what_cannot_be_taken_apart_is_said() -> None:
+    noisy, _ = simulated(frames=24)
+    stack = stbn.Stack(running(noisy, 12).astype(np.float32), axes="TYX")
+    seen = last(spaced_stack(stack))
+    assert any("further than can be told apart" in remark for remark in seen.remarks())
+    np.testing.assert_array_equal(seen.movie(), stack.movie())
+    assert seen.dtype == stack.dtype
+    assert seen.recorded is stack
