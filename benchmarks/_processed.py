@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import numpy as np
+from imageio.v3 import imread, imwrite
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.io import imread, imsave
 
 Array = NDArray[np.float64]
 Process = Callable[[Array], Array]
@@ -63,9 +62,8 @@ def _jpeg(movie: Array) -> Array:
     """8 bits and the compression of a camera that makes films, frame by frame."""
     frames = []
     for frame in np.clip(movie, 0, 255).astype(np.uint8):
-        file = io.BytesIO()
-        imsave(file, frame, extension=".jpg", quality=75, check_contrast=False)
-        frames.append(imread(io.BytesIO(file.getvalue())).astype(np.float64))
+        file = imwrite("<bytes>", frame, extension=".jpg", quality=75)
+        frames.append(np.asarray(imread(file, extension=".jpg"), np.float64))
     return np.stack(frames)
 
 
