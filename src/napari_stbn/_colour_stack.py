@@ -19,7 +19,7 @@ from ._colour_basis import ColourBasis, stabilized
 from ._stack_inference import Output
 from ._unbiased import UnbiasedInverse
 from ._views import Rooms, StackView
-from .stack import Stack
+from .stack import MovieDefects, Stack
 
 __all__ = ["ColourOutput", "ColourStack"]
 
@@ -88,6 +88,14 @@ class ColourStack(StackView):
     def noise_gain(self, channel: int) -> float:
         """Variance of the noise of a component over that as recorded."""
         return self.source.noise_gain(self.components[channel][0] * self.size("S"))
+
+    def defects_for_user(
+        self, index: tuple[int, int], defects: MovieDefects
+    ) -> tuple[tuple[int, int], MovieDefects]:
+        """Defects of a component as those of the first sample of its channel."""
+        sample = self.components[index[0]][0] * self.size("S")
+        (_, plane), told = self.source.defects_for_user((sample, index[1]), defects)
+        return (index[0], plane), told
 
     def output(self, output: Output, folder: Path | None) -> Output:
         """What takes components, for an output that takes samples."""

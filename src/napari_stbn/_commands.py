@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from ._defects import DefectScan
 from ._frame_spacing import frames_apart
+from ._generators import last
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
+from ._padded_stack import padded_stack
 from ._streaming import exceeds, memory_budget
 from ._unfinished import Unfinished, run_key
 from .camera import CameraMaps
@@ -206,6 +208,7 @@ def info(options: argparse.Namespace) -> None:
     if stack.frame_interval:
         print(f"interval  {stack.frame_interval:g} s")
     large = exceeds(stack, memory_budget(None))
+    seen = last(padded_stack(stack))
     for channel in range(stack.n_channels):
         view = MovieView(stack, channel, stack.n_planes // 2)
         scan = DefectScan()
@@ -214,7 +217,8 @@ def info(options: argparse.Namespace) -> None:
         else:
             movie = view[:]
             scan.add(movie)
-            filled, apart = frames_apart(recorded_frames(movie))
+            measured = MovieView(seen, channel, stack.n_planes // 2)[:]
+            filled, apart = frames_apart(recorded_frames(measured))
             filled, light = even_movie(filled)
             fit, shared = estimate_pixel_noise(filled)
         noise = fit.model
@@ -227,6 +231,7 @@ def info(options: argparse.Namespace) -> None:
         for sentence in [
             *filter(None, [fit.sentence, apart, light, shared, fit.note]),
             *scan.defects().sentences(),
+            *seen.remarks(),
         ]:
             print(f"          {sentence}")
     run = estimate_run(stack, options.preset, options.device)

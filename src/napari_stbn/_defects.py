@@ -236,7 +236,8 @@ class DefectScan:
                 else:
                     changed = frame != self._last
                     self._changes += changed
-                    if not changed[frame == frame].any():  # NaN differs from itself
+                    nan = int(np.count_nonzero(frame != frame)) if frame.dtype.kind == "f" else 0
+                    if int(np.count_nonzero(changed)) == nan:  # which differs from itself
                         self._repeated.append(self.frames)
                 self._last = frame.copy()
             self.frames += 1

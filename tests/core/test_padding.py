@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import napari_stbn as stbn
 from napari_stbn._filling import around, fill_defects
 from napari_stbn._generators import last
 from napari_stbn._padded_stack import PaddedStack, padded_stack, padding_value
+from napari_stbn.cli import main
 from napari_stbn.report import residual_checks
 from napari_stbn.samples import KINDS
 from napari_stbn.stack import inspect_movie
@@ -205,3 +207,15 @@ def test_beyond_its_end_a_movie_is_mirrored() -> None:
     assert before == [[(g, 1.0)] for g in (4, 5, 7, 7)]
     assert around(6, good) == [(5, 0.5), (7, 0.5)]
     assert around(3, np.array([9])) == [(9, 1.0)]
+
+
+def test_info_says_that_a_movie_is_padded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy, _ = simulated()
+    stbn.write(tmp_path / "shifted.tif", stbn.Stack(registered(noisy).astype(np.uint16), "TYX"))
+    assert main(["info", str(tmp_path / "shifted.tif")]) == 0
+    said = capsys.readouterr().out
+    assert "padded along their edges with 0" in said
+    gain = float(said.split("gain ")[1].split()[0])
+    assert gain == pytest.approx(2.0, rel=0.15)
