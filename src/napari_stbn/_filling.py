@@ -72,7 +72,7 @@ def recorded_frames(movie: NDArray[Any]) -> NDArray[np.float32]:
     defects = inspect_movie(movie)
     filled, _ = fill_defects(movie, defects)
     gone = [*defects.constant_frames, *defects.repeated]
-    return np.delete(filled, gone, axis=0) if len(gone) < len(movie) else filled
+    return np.delete(filled, gone, axis=0) if 0 < len(gone) < len(movie) else filled
 
 
 def fill_frame(frame: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -219,7 +219,10 @@ class FitFile:
         """
         if self.path is None or not self.path.exists():
             return None
-        file = read_model_file(self.path)
+        try:
+            file = read_model_file(self.path)
+        except FileNotFoundError:  # another run was done with it meanwhile
+            return None
         if file.header.get("fit") != self.identity:
             raise ValueError(
                 f"{self.path.name} is the state of another fit (other movie, network or settings, "
@@ -292,7 +295,10 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
     if not path.exists():
         return None
-    file = read_model_file(path)
+    try:
+        file = read_model_file(path)
+    except FileNotFoundError:  # another run was done with it meanwhile
+        return None
     header = file.header
     try:
         fit = header["fit"]

@@ -80,6 +80,8 @@ def read_model_file(path: Path) -> ModelFile:
             names = list(content.keys())
             weights = {name: content.get_tensor(name) for name in names}
     except (SafetensorError, OSError, RuntimeError) as error:  # the last: cut off while it is read
+        if not path.is_file():  # gone meanwhile
+            raise FileNotFoundError(f"there is no model file {path}") from error
         raise ValueError(f"{path.name} is not an STBN model, or is damaged: {error}") from error
     if _KEY not in metadata:
         raise ValueError(f"{path.name} holds weights of another program, not an STBN model")

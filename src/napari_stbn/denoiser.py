@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ._compression import COMPRESSED, is_compressed
 from ._denoiser_use import FittedDenoiser
 from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
 from ._generators import relay
+from ._lazy import MovieView
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
@@ -60,8 +62,9 @@ class Denoiser(FittedDenoiser):
     correlation : {"auto", "off"}, default "auto"
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`); and whether frames do, which are
-        seen without what they hold of others then, or every n-th one. Movies with independent noise
-        are left as they are.
+        seen without what they hold of others then, or every n-th one. Frames that were compressed
+        in blocks are not fitted to: the learnt start denoises them, unless steps are asked for.
+        Movies with independent noise are left as they are.
     flicker : {"auto", "off"}, default "auto"
         Measure whether the light of whole frames flickers and, where it does, fit to frames in even
         light; results have the light of their frames.
@@ -229,6 +232,9 @@ class Denoiser(FittedDenoiser):
             )
             plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
         plan = replace(plan, refine=form or ("always" if self._refines else "never"))
+        if first.warm and training is None and max_steps is None and self._learns_blocks(given):
+            plan = replace(plan, max_steps=1, time_budget=None)  # the start, as it is
+            prepared.notes.append(COMPRESSED)
         self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
         self._checks = plan.checks
         if first.note:
@@ -291,6 +297,13 @@ class Denoiser(FittedDenoiser):
             self._keep_flow(updates)
             # The result shall be that of the model when it is loaded again.
             self._flow_is_outdated = self._flow_rounds > 0 or self._student is not None
+
+    def _learns_blocks(self, stack: Stack) -> bool:
+        """Whether a fit would learn the blocks that frames were compressed in."""
+        if self.correlation == "off":
+            return False
+        middle = stack.n_planes // 2
+        return any(is_compressed(MovieView(stack, c, middle)) for c in range(stack.n_channels))
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""

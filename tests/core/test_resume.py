@@ -109,3 +109,17 @@ def test_a_model_is_no_state_of_a_fit(tmp_path: Path) -> None:
     path = denoiser().fit(MOVIE, axes="TYX", max_steps=1).save(tmp_path / "m.stbn")
     with pytest.raises(ValueError, match="holds no state of a fit"):
         denoiser().fit(MOVIE, axes="TYX", max_steps=30, checkpoint=path)
+
+
+def test_a_state_that_vanishes_while_it_is_opened_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.fit"
+    path.write_bytes(b"not a model")
+
+    def open_too_late(name: Path, **_: object) -> None:
+        Path(name).unlink()
+        raise OSError("No such file or directory")
+
+    monkeypatch.setattr("napari_stbn._model_file.safe_open", open_too_late)
+    assert _fit_parts.begun_fit(path) is None
