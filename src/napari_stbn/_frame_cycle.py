@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ._lazy import MovieView, middle_of
 
-__all__ = ["frame_cycle"]
+__all__ = ["CYCLE_FRAMES", "CYCLE_SIDE", "frame_cycle"]
 
 FloatArray = NDArray[np.float64]
 
-_FRAMES, _SIDE = 96, 256  # of the part that is looked at
+CYCLE_FRAMES, CYCLE_SIDE = 96, 256  # of the part that is looked at
 _BLOCK = 8  # px
 _LONGEST = 48  # frames
 _TURNS = 4  # that have to be seen
@@ -39,7 +39,7 @@ def frame_cycle(movie: NDArray[Any] | MovieView) -> int:
         1 of a movie of one scene. More only where all frames between differ clearly more, in all
         of the field and in each of its halves.
     """
-    halves = _two_images(np.asarray(movie[middle_of(movie.shape, _FRAMES, _SIDE)]))
+    halves = _two_images(np.asarray(movie[middle_of(movie.shape, CYCLE_FRAMES, CYCLE_SIDE)]))
     frames, rows, columns = halves[0].shape
     longest = min(_LONGEST, frames // _TURNS)
     if longest < 2 or min(rows, columns) < 2:

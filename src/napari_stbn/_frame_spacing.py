@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frame_cycle import frame_cycle
+from ._frame_cycle import CYCLE_FRAMES, CYCLE_SIDE, frame_cycle
 from ._frame_sharing import measure_frame_sharing
-from ._lazy import MovieView
+from ._lazy import MovieView, middle_of
 from ._unmixed_stack import unmixed
 
 __all__ = ["LARGEST_STEP", "FrameSpacing", "frames_apart", "measure_frame_spacing"]
@@ -45,11 +45,12 @@ def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
     ----------
     movie : array or view, shape (T, Y, X) [user's units]
     """
-    cycle = frame_cycle(movie)
+    part = np.asarray(movie[middle_of(movie.shape, CYCLE_FRAMES, CYCLE_SIDE)])  # for both
+    cycle = frame_cycle(part)
     if cycle > 1:
         turns = f"Frames show {cycle} scenes in turn, as channels or planes saved as time do"
         return FrameSpacing(cycle, f"{_apart(turns, cycle)} Where they are that, name the axes.")
-    sharing = measure_frame_sharing(movie)
+    sharing = measure_frame_sharing(part)
     if sharing.carry:
         kept = f"Frames hold {100 * sharing.carry:.0f} % of what was shown before"
         return FrameSpacing(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from napari_stbn.stack import ArrayLike, Stack
 
-__all__ = ["LazyPart", "MovieView", "chunk_lengths", "lazy_part", "middle_of"]
+__all__ = ["LazyPart", "MovieView", "chunk_lengths", "lazy_part", "middle_of", "of_channels"]
+
+
+Found = TypeVar("Found")
 
 
 def lazy_part(array: ArrayLike, selection: tuple[slice, ...]) -> ArrayLike:
@@ -134,6 +137,18 @@ class MovieView:
         parts = index if isinstance(index, tuple) else (index,)
         frames, rows, columns = (*parts, *(slice(None),) * (3 - len(parts)))
         return self.stack.movie(self.channel, self.plane, frames=frames, rows=rows, columns=columns)
+
+
+def of_channels(
+    stack: Stack, measure: Callable[[MovieView], Found]
+) -> Generator[float, None, dict[int, Found]]:
+    """Measure the middle plane of every channel; yields the part that is done, 0 to 1."""
+    found: dict[int, Found] = {}
+    for channel in range(stack.n_channels):
+        if channel:
+            yield channel / stack.n_channels
+        found[channel] = measure(MovieView(stack, channel, stack.n_planes // 2))
+    return found
 
 
 def middle_of(shape: tuple[int, ...], frames: int, side: int) -> tuple[slice, ...]:

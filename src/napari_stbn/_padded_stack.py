@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ._defects import is_blank
-from ._generators import part_of
-from ._lazy import MovieView
+from ._lazy import MovieView, of_channels
 from ._stack_inference import Output
 from ._views import Frames, Place, StackView
 from .stack import MovieDefects, Stack
@@ -136,13 +135,8 @@ def padded_stack(stack: Stack) -> Generator[float, None, Stack]:
     Stack
         A `PaddedStack` where there is some, else the stack itself.
     """
-    values: dict[int, float] = {}
-    for channel in range(stack.n_channels):
-        if channel:
-            yield part_of(channel, stack.n_channels, 0.0)
-        value = padding_value(MovieView(stack, channel, stack.n_planes // 2))
-        if value is not None:
-            values[channel] = value
+    found = yield from of_channels(stack, padding_value)
+    values = {channel: value for channel, value in found.items() if value is not None}
     return PaddedStack(stack, values) if values else stack
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._frame_spacing import FrameSpacing, measure_frame_spacing
-from ._generators import part_of
-from ._lazy import MovieView
+from ._lazy import of_channels
 from ._track_stack import TrackStack
 from ._unmixed_stack import UnmixedStack
 from ._views import StackView, views_of
@@ -72,13 +71,10 @@ def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float,
         fits = 1 < known.step <= stack.n_frames // 2
         note = f"As in the fit, every {known.step}th frame is denoised as a movie of its own."
         return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
-    found: dict[int, FrameSpacing] = {}
-    for channel in range(stack.n_channels):
-        if channel:
-            yield part_of(channel, stack.n_channels, 0.0)
-        found[channel] = measure_frame_spacing(MovieView(stack, channel, stack.n_planes // 2))
-    if any(one.step > 1 and not one.carry for one in found.values()):
-        return TrackStack(stack, max(found.values(), key=lambda one: one.step))
+    found = yield from of_channels(stack, measure_frame_spacing)
+    stepping = [one for one in found.values() if one.step > 1 and not one.carry]
+    if stepping:
+        return TrackStack(stack, max(stepping, key=lambda one: one.step))
     carry = {channel: one.carry for channel, one in found.items() if one.carry}
     if carry:
         most = max(carry, key=lambda channel: carry[channel])

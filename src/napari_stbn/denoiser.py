@@ -21,8 +21,8 @@ from ._denoiser_use import FittedDenoiser
 from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
-from ._generators import relay
-from ._lazy import MovieView
+from ._generators import last, relay
+from ._lazy import of_channels
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
@@ -232,7 +232,10 @@ class Denoiser(FittedDenoiser):
             )
             plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
         plan = replace(plan, refine=form or ("always" if self._refines else "never"))
-        if first.warm and training is None and max_steps is None and self._learns_blocks(given):
+        asked = max_steps is not None or plan.pace is not None
+        if training is not None:
+            asked |= training.max_steps != PRESETS[self.preset].training.max_steps
+        if first.warm and not asked and self._learns_blocks(given):
             plan = replace(plan, max_steps=1, time_budget=None)  # the start, as it is
             prepared.notes.append(COMPRESSED)
         self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
@@ -302,8 +305,7 @@ class Denoiser(FittedDenoiser):
         """Whether a fit would learn the blocks that frames were compressed in."""
         if self.correlation == "off":
             return False
-        middle = stack.n_planes // 2
-        return any(is_compressed(MovieView(stack, c, middle)) for c in range(stack.n_channels))
+        return any(last(of_channels(stack, is_compressed)).values())
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""

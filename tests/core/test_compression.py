@@ -57,5 +57,9 @@ def test_a_fit_keeps_its_start() -> None:
     assert COMPRESSED in result.report["notes"]
     denoiser.fit(stack, max_steps=3)  # asked for
     assert len(denoiser.history) == 3
+    settings = stbn.RunSettings(preset="preview", device="cpu", flow="none", time_budget=30)
+    for _ in settings.fit_steps(denoiser, stack):  # as the widget, the command line and batches do
+        pass
+    assert len(denoiser.history) == 1
     plain = stbn.Denoiser("preview", device="cpu", flow="none", correlation="off", turns=1)
     assert COMPRESSED not in plain.fit(stack, time_budget=1).denoise(stack).report["notes"]
