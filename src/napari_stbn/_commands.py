@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._defects import DefectScan
-from ._frame_spacing import frames_apart
+from ._frame_spacing import FrameSpacing, frames_apart
 from ._generators import last
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
@@ -213,7 +213,7 @@ def info(options: argparse.Namespace) -> None:
         view = MovieView(stack, channel, stack.n_planes // 2)
         scan = DefectScan()
         if large:  # reading all of it may take hours
-            fit, shared, light, apart = estimate_noise(view), "", "", ""
+            fit, shared, light, apart = estimate_noise(view), "", "", FrameSpacing(1)
         else:
             movie = view[:]
             scan.add(movie)
@@ -221,6 +221,7 @@ def info(options: argparse.Namespace) -> None:
             filled, apart = frames_apart(recorded_frames(measured))
             filled, light = even_movie(filled)
             fit, shared = estimate_pixel_noise(filled)
+            fit = apart.as_recorded(fit)
         noise = fit.model
         print(
             f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
@@ -229,7 +230,7 @@ def info(options: argparse.Namespace) -> None:
             f"{'; in use: variance level by level' if fit.law is not None else ''}"
         )
         for sentence in [
-            *filter(None, [fit.sentence, apart, light, shared, fit.note]),
+            *filter(None, [fit.sentence, apart.note, light, shared, fit.note]),
             *scan.defects().sentences(),
             *seen.remarks(),
         ]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ._frame_cycle import CYCLE_FRAMES, CYCLE_SIDE, frame_cycle
 from ._frame_sharing import measure_frame_sharing
 from ._lazy import MovieView, middle_of
-from ._unmixed_stack import unmixed
+from ._unmixed_stack import noise_gain, unmixed
+from .correlation import scaled_camera
+from .noise import NoiseFit
 
 __all__ = ["LARGEST_STEP", "FrameSpacing", "frames_apart", "measure_frame_spacing"]
 
@@ -36,6 +38,12 @@ class FrameSpacing:
     step: int
     note: str = ""
     carry: float = 0.0
+
+    def as_recorded(self, fit: NoiseFit) -> NoiseFit:
+        """A fit to frames that were taken apart, with the noise of a pixel as it was recorded."""
+        if not self.carry:
+            return fit
+        return replace(fit, model=scaled_camera(fit.model, 1 / noise_gain(self.carry)))
 
 
 def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
@@ -75,9 +83,9 @@ def _apart(reason: str, step: int) -> str:
     return f"{reason}: every {ordinal} frame is denoised as a movie of its own."
 
 
-def frames_apart(movie: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    """Frames (T', Y, X) of one scene with noise of their own, and what is worth saying of it."""
+def frames_apart(movie: NDArray[Any]) -> tuple[NDArray[Any], FrameSpacing]:
+    """Frames (T', Y, X) of one scene with noise of their own, and how far apart they were."""
     found = measure_frame_spacing(movie)
     if found.carry:
-        return unmixed(movie.astype(np.float32), found.carry), found.note
-    return movie[:: found.step], found.note
+        return unmixed(movie.astype(np.float32), found.carry), found
+    return movie[:: found.step], found

@@ -17,7 +17,7 @@ from ._stack_inference import Output
 from ._views import Frames, StackView
 from .stack import Stack
 
-__all__ = ["UnmixedStack", "mixed", "unmixed", "unmixed_array"]
+__all__ = ["UnmixedStack", "mixed", "noise_gain", "unmixed", "unmixed_array"]
 
 
 class UnmixedStack(StackView):
@@ -75,8 +75,7 @@ class UnmixedStack(StackView):
 
     def noise_gain(self, channel: int) -> float:
         """Variance of the noise here over that of a pixel as recorded."""
-        carry = self.carry.get(channel, 0.0)
-        return (1 + carry) / (1 - carry) * super().noise_gain(channel)
+        return noise_gain(self.carry.get(channel, 0.0)) * super().noise_gain(channel)
 
     def output(self, output: Output, folder: Path | None) -> Output:  # noqa: ARG002
         """What takes denoised frames, for an output that takes them as the filter shows them.
@@ -103,6 +102,11 @@ def unmixed_array(stack: Stack, carry: Mapping[int, float]) -> Frames:
     seen = UnmixedStack(stack, carry, "")
     movies = {index: seen.movie(*index) for index in stack.indices()}
     return stack.assemble(movies, np.float32)
+
+
+def noise_gain(carry: float) -> float:
+    """Variance of independent noise over that which a recursive filter leaves of it."""
+    return (1 + carry) / (1 - carry)
 
 
 def unmixed(frames: Frames, carry: float | NDArray[np.float32]) -> Frames:

@@ -36,6 +36,7 @@ __all__ = [
     "estimate_pixel_noise",
     "even_noise",
     "measure_correlation",
+    "scaled_camera",
     "scaled_noise",
 ]
 

@@ -19,6 +19,7 @@ from napari_stbn._generators import last
 from napari_stbn._spaced_stack import Spacing, spaced_stack
 from napari_stbn._track_stack import TrackStack
 from napari_stbn._unmixed_stack import UnmixedStack, mixed
+from napari_stbn.noise import estimate_noise
 from napari_stbn.report import residual_checks, write_report
 from napari_stbn.samples import KINDS
 from napari_stbn.stack import MovieDefects
@@ -294,12 +295,21 @@ def test_a_model_is_used_on_a_movie_that_is_too_short_for_its_tracks() -> None:
 
 def test_a_look_before_the_run_takes_frames_apart() -> None:
     noisy, _ = simulated()
-    movie, note = frames_apart(running(noisy, 3))
+    movie, spacing = frames_apart(running(noisy, 3))
     assert len(movie) == 11
-    assert "every 3rd frame" in note
+    assert "every 3rd frame" in spacing.note
     same, nothing = frames_apart(noisy)
     assert same.shape == noisy.shape
-    assert nothing == ""
+    assert nothing.note == ""
+
+
+def test_a_look_before_the_run_tells_the_noise_as_recorded() -> None:
+    noisy, _ = simulated("nuclei", frames=40)
+    movie, spacing = frames_apart(recursive(noisy, 0.4))
+    fit = estimate_noise(movie)
+    assert fit.model.gain == pytest.approx(2.0, rel=0.15)
+    assert spacing.as_recorded(fit).model.gain == pytest.approx(2.0 * 0.4 / 1.6, rel=0.15)
+    assert FrameSpacing(1).as_recorded(fit) is fit
 
 
 def test_the_residual_of_tracks_is_white(tmp_path: Path) -> None:

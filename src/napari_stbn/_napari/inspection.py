@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_stbn._frame_spacing import frames_apart
+from napari_stbn._frame_spacing import FrameSpacing, frames_apart
 from napari_stbn._lighting import even_movie
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
@@ -91,12 +91,13 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             filled = recorded_frames(movie)
-            apart = ""
+            apart = FrameSpacing(1)
             if settings.correlation != "off":
                 filled, apart = frames_apart(filled)
             filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
-            warnings += filter(None, [apart, light, shared, noise.note])
+            noise = apart.as_recorded(noise)
+            warnings += filter(None, [apart.note, light, shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
