@@ -142,3 +142,17 @@ def test_one_frame_and_a_missing_device_are_sentences() -> None:
     seen = look(SCENE.noisy, "TYX", RunSettings(preset="preview", device="cuda:17"))
     assert seen.estimate is None
     assert "cuda:17" in seen.warnings[0]
+
+
+def test_padding_and_scenes_in_turn_are_said_and_left_out_of_the_noise() -> None:
+    kinds = ("nuclei", "filaments")
+    scenes = [stbn.simulate((16, 80, 80), kind=k, photons=30, seed=1).noisy for k in kinds]
+    movie = np.stack(scenes, 1).reshape(32, 80, 80)
+    for t, frame in enumerate(movie):
+        frame[: t % 4 + 1] = 0
+    seen = look(movie, "TYX")
+    assert any("padded along their edges with 0" in sentence for sentence in seen.warnings)
+    assert any("show 2 scenes in turn" in sentence for sentence in seen.warnings)
+    assert seen.noise is not None
+    assert seen.noise.model.gain == pytest.approx(2.0, rel=0.15)
+    assert seen.noise.model.offset == pytest.approx(100, abs=5)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_stbn._frame_spacing import FrameSpacing, frames_apart
+from napari_stbn._generators import last
 from napari_stbn._lighting import even_movie
+from napari_stbn._padded_stack import padded_stack
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.devices import size_in_words
@@ -86,7 +88,8 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         warnings.append(str(error))
     noise = None
     try:
-        movie = _part(stack)
+        part = last(padded_stack(_part(stack)))
+        movie = part.movie()
         if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
@@ -97,7 +100,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
             noise = apart.as_recorded(noise)
-            warnings += filter(None, [apart.note, light, shared, noise.note])
+            warnings += filter(None, [*part.remarks(), apart.note, light, shared, noise.note])
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
@@ -118,7 +121,7 @@ def _is_still(movie: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
     return bool(np.nanmean(change**2) <= _STILL * np.nanmean(values**2))
 
 
-def _part(stack: Stack) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _part(stack: Stack) -> Stack:
     """The middle of the middle plane of the first channel."""
     first = max(0, (stack.n_frames - _FRAMES) // 2)
     frames = slice(first, first + _FRAMES)
@@ -130,4 +133,4 @@ def _part(stack: Stack) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     for axis, at in (("C", 0), ("Z", plane), ("S", 0)):
         parts[axis] = slice(at, at + 1)
     cropped = np.asarray(stack.array[tuple(parts[axis] for axis in stack.axes)])
-    return stack.like(cropped).movie()
+    return stack.like(cropped)
