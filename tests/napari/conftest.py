@@ -93,7 +93,8 @@ def nothing_leaks(request: pytest.FixtureRequest, qapp: Any) -> Iterator[None]:
     yield
     running = running_job()
     until = time.perf_counter() + 2
-    while (_busy(WorkerBase) or running_job()) and time.perf_counter() < until:
+    pool = QThreadPool.globalInstance()
+    while (_busy(WorkerBase, pool) or running_job()) and time.perf_counter() < until:
         qapp.processEvents()
         time.sleep(0.01)
     left: list[str] = []
@@ -101,7 +102,6 @@ def nothing_leaks(request: pytest.FixtureRequest, qapp: Any) -> Iterator[None]:
         running.cancel()
         left.append(f"the job {running!r}")
     left += [f"the worker {worker!r}" for worker in WorkerBase._worker_set]
-    pool = QThreadPool.globalInstance()
     if pool is not None and pool.activeThreadCount():
         left.append(f"{pool.activeThreadCount()} threads of Qt's pool")
     left += [
@@ -144,8 +144,8 @@ def _alive(types: tuple[type, ...]) -> dict[str, int]:
     return counts
 
 
-def _busy(workers: Any) -> bool:
-    return bool(workers._worker_set)
+def _busy(workers: Any, pool: Any) -> bool:
+    return bool(workers._worker_set) or (pool is not None and pool.activeThreadCount() > 0)
 
 
 def _delete_later(qapp: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
 
-from napari.qt.threading import WorkerBase
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]  # named so by qtpy
 
 from ._threads import load_ahead, threads
 from .inspection import Inspection, inspect_stack
@@ -17,23 +19,61 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspector"]
 
+_logger = logging.getLogger(__name__)
 _AFTER = 300  # ms without a further change
 
 
-class _Worker(WorkerBase):
-    """One look. Not made by napari's create_worker: closing the viewer need not wait for it."""
+class _Ended(QObject):
+    """Carries a look and its answer to the thread of the viewer."""
 
-    def __init__(self, stack: Stack, settings: RunSettings) -> None:
+    answered = QtSignal(object, object)
+
+
+class _Look(QRunnable):
+    """One look.
+
+    Not a worker of napari: closing the viewer need not wait for it. And those put themselves into
+    `warnings.showwarning` while they run, which is there once for all threads: of two that overlap,
+    the fit's and this one, the wrong one stayed there for good, with its movie and its widget.
+    """
+
+    running: ClassVar[set[_Look]] = set()  # Qt does not keep them
+
+    def __init__(self, asked: tuple[Stack, RunSettings]) -> None:
         super().__init__()
-        self._stack, self._settings = stack, settings
+        self.asked, self.dropped = asked, False
+        self.ended = _Ended()
+        self.ended.answered.connect(_forget)
 
-    def work(self) -> Inspection | None:
-        """Look, in the other thread."""
-        if self.abort_requested:
+    def start(self) -> None:
+        """Look as soon as a thread is free."""
+        pool = QThreadPool.globalInstance()
+        if pool is not None:
+            self.running.add(self)
+            pool.start(self)
+
+    def run(self) -> None:
+        """Look, in the other thread; Qt ends the process where this raises."""
+        answer = None
+        try:
+            answer = self._answer()
+        except Exception as error:
+            _logger.exception("the movie could not be looked at")
+            answer = Inspection(None, None, (f"The movie could not be looked at: {error}",))
+        finally:
+            with suppress(RuntimeError):  # Qt is gone
+                self.ended.answered.emit(self, answer)
+
+    def _answer(self) -> Inspection | None:
+        if self.dropped:
             return None
         load_ahead()  # before somebody waits for the fit
         with threads(1):
-            return inspect_stack(self._stack, self._settings)
+            return inspect_stack(*self.asked)
+
+
+def _forget(look: _Look, _answer: Inspection | None) -> None:
+    _Look.running.discard(look)
 
 
 class Inspector:
@@ -48,7 +88,7 @@ class Inspector:
     def __init__(self, tell: Callable[[Inspection], None]) -> None:
         self._tell = tell
         self._asked: tuple[Stack, RunSettings] | None = None
-        self._worker: Any = None
+        self._look: _Look | None = None
         self._timer = QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(_AFTER)
@@ -67,27 +107,20 @@ class Inspector:
         """Want no answer any more."""
         self._asked = None
         self._timer.stop()
-        if self._worker is not None:
-            self._worker.quit()
+        if self._look is not None:
+            self._look.dropped = True
 
     def _start(self) -> None:
-        if self._worker is not None or self._asked is None:
-            return  # the worker at hand starts the next one when it is done
-        stack, settings = self._asked
-        worker = _Worker(stack, settings)
+        if self._look is not None or self._asked is None:
+            return  # the look that is taken starts the next one when it is done
+        self._look = _Look(self._asked)
+        self._look.ended.answered.connect(self._answered)
+        self._look.start()
 
-        def returned(inspection: Inspection | None) -> None:
-            current = self._asked == (stack, settings)
-            if current and inspection is not None:
-                self._asked = None
-                self._tell(inspection)
-
-        def finished() -> None:
-            self._worker = None
-            if self._asked is not None:
-                self._start()
-
-        worker.returned.connect(returned)
-        worker.finished.connect(finished)
-        self._worker = worker
-        worker.start()
+    def _answered(self, look: _Look, inspection: Inspection | None) -> None:
+        self._look = None
+        if inspection is None or look.asked is not self._asked:
+            self._start()
+        else:
+            self._asked = None
+            self._tell(inspection)
