@@ -67,6 +67,13 @@ def _jpeg(movie: Array) -> Array:
     return np.stack(frames)
 
 
+def _scanned(movie: Array) -> Array:
+    """Every second row 2 px to the right: a scanner that records both ways, out of phase."""
+    result = movie.copy()
+    result[:, 1::2] = np.roll(movie[:, 1::2], 2, axis=2)
+    return result
+
+
 PROCESSES: dict[str, Process] = {
     "running mean of 3": _running_mean,
     "recursive filter": _recursive,
@@ -78,6 +85,7 @@ PROCESSES: dict[str, Process] = {
     "registered, interpolated": lambda movie: _registered(movie, 1),
     "smoothed": lambda movie: ndimage.gaussian_filter(movie, (0, 0.7, 0.7)),
     "binned": lambda movie: movie.reshape(len(movie), movie.shape[1] // 2, 2, -1, 2).mean((2, 4)),
+    "scanned both ways": _scanned,
     "8 bit": lambda movie: np.rint(np.clip(movie, 0, 255)),
     "JPEG": _jpeg,
 }

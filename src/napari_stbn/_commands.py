@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._aligned_stack import placed_stack
 from ._defects import DefectScan
 from ._frame_spacing import FrameSpacing, frames_apart
 from ._generators import last
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
-from ._padded_stack import padded_stack
 from ._streaming import exceeds, memory_budget
 from ._unfinished import Unfinished, run_key
 from .camera import CameraMaps
@@ -208,7 +208,7 @@ def info(options: argparse.Namespace) -> None:
     if stack.frame_interval:
         print(f"interval  {stack.frame_interval:g} s")
     large = exceeds(stack, memory_budget(None))
-    seen = last(padded_stack(stack))
+    seen = last(placed_stack(stack))
     for channel in range(stack.n_channels):
         view = MovieView(stack, channel, stack.n_planes // 2)
         scan = DefectScan()

@@ -10,13 +10,13 @@ from typing import Any, Literal, Self, cast, get_args
 
 from numpy.typing import ArrayLike
 
+from ._aligned_stack import placed_stack
 from ._colour_basis import ColourBasis, measure_bases
 from ._colour_stack import ColourStack
 from ._even_stack import EvenStack, even_stack
 from ._fit_parts import Average
 from ._gathered_stack import gathered_stack
 from ._lighting import FlickerChoice
-from ._padded_stack import padded_stack
 from ._preparing import Preparing, as_stack
 from ._refinement import DENSE_METHODS
 from ._saved_model import SavedModel
@@ -276,13 +276,13 @@ class DenoiserState:
     def _apart(
         self, stack: Stack, known: Spacing | None, *, joint: bool
     ) -> Generator[float, None, Stack]:
-        """The stack without its padding, frames that follow each other in movies of their own.
+        """The stack without its padding, lines in their places, frames that follow each other.
 
         Yields the part that is done.
         """
         if self._tracks is None or self._tracks[0] is not stack:
             stack.check()
-            seen = yield from padded_stack(stack)
+            seen = yield from placed_stack(stack, lines=self.correlation != "off")
             if not joint and not self.streams(stack):  # of a large one not every frame is looked at
                 seen = yield from gathered_stack(seen)
             if self.correlation != "off":

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._aligned_stack import placed_stack
 from ._generators import last
-from ._padded_stack import padded_stack
 from ._report_sampling import Array, dead_pixels, measured, part, read_frames, spread
 from .correlation import NoiseCorrelation
 from .noise import NoiseFit, estimate_noise
@@ -98,7 +98,7 @@ def measure_noise(
 ) -> NoiseFit | None:
     """Photon-transfer curve of the middle of the movie as it was fitted to; None without one."""
     first = max(0, (noisy.n_frames - _CURVE_FRAMES) // 2)
-    recorded = last(padded_stack(noisy))
+    recorded = last(placed_stack(noisy))
     movie = recorded.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
     if correlation is not None:
         movie = correlation.whiten(recorded_frames(movie))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._aligned_stack import line_shift_of
 from ._colour_noise import channel_correlation, channel_noise
 from ._colour_stack import ColourStack
 from ._views import Flows, views_of
@@ -153,12 +154,14 @@ def describe_stack(prepared: PreparedStack) -> dict[str, Any]:
     """What is known about the input, in plain values."""
     stack = prepared.stack.recorded
     noise, shared = channel_noise(prepared), channel_correlation(prepared)
+    shift = line_shift_of(prepared.stack)
     return {
         "axes": stack.axes,
         "axes_guess": stack.guess,
         "shape": list(stack.shape),
         "noise": {c: None if n is None else n.to_dict() for c, n in noise.items()},
         "correlation": {c: None if n is None else n.to_dict() for c, n in shared.items()},
+        "line_shift": None if shift is None else {"axis": shift.axis, "pixels": shift.pixels},
         "flow_choice": {
             ",".join(map(str, key)): choice.to_dict() for key, choice in prepared.choices.items()
         },

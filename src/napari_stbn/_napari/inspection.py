@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_stbn._aligned_stack import placed_stack
 from napari_stbn._frame_spacing import FrameSpacing, frames_apart
 from napari_stbn._generators import last
 from napari_stbn._lighting import even_movie
-from napari_stbn._padded_stack import padded_stack
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
 from napari_stbn.devices import size_in_words
@@ -88,14 +88,15 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
         warnings.append(str(error))
     noise = None
     try:
-        part = last(padded_stack(_part(stack)))
+        undo = settings.correlation != "off"
+        part = last(placed_stack(_part(stack), lines=undo))
         movie = part.movie()
         if _is_still(movie):
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             filled = recorded_frames(movie)
             apart = FrameSpacing(1)
-            if settings.correlation != "off":
+            if undo:
                 filled, apart = frames_apart(filled)
             filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
