@@ -19,6 +19,7 @@ from ._aligned_stack import placed_stack
 from ._defects import DefectScan
 from ._frame_spacing import FrameSpacing, frames_apart
 from ._generators import last
+from ._grid_step import GridStep, pixels_apart
 from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
 from ._streaming import exceeds, memory_budget
@@ -213,12 +214,14 @@ def info(options: argparse.Namespace) -> None:
         view = MovieView(stack, channel, stack.n_planes // 2)
         scan = DefectScan()
         if large:  # reading all of it may take hours
-            fit, shared, light, apart = estimate_noise(view), "", "", FrameSpacing(1)
+            fit, shared, light = estimate_noise(view), "", ""
+            apart, grid = FrameSpacing(1), GridStep()
         else:
             movie = view[:]
             scan.add(movie)
             measured = MovieView(seen, channel, stack.n_planes // 2)[:]
             filled, apart = frames_apart(recorded_frames(measured))
+            filled, grid = pixels_apart(filled)
             filled, light = even_movie(filled)
             fit, shared = estimate_pixel_noise(filled)
             fit = apart.as_recorded(fit)
@@ -230,7 +233,7 @@ def info(options: argparse.Namespace) -> None:
             f"{'; in use: variance level by level' if fit.law is not None else ''}"
         )
         for sentence in [
-            *filter(None, [fit.sentence, apart.note, light, shared, fit.note]),
+            *filter(None, [fit.sentence, apart.note, grid.note, light, shared, fit.note]),
             *scan.defects().sentences(),
             *seen.remarks(),
         ]:

@@ -44,7 +44,10 @@ def _edges(movie: NDArray[np.float64], axis: int) -> float:
     if not np.isfinite(steps).any():
         return 1.0
     others = tuple(a for a in range(3) if a != axis)
-    profile = np.nanmean(np.where(np.isfinite(steps), steps, np.nan), axis=others)
+    there = np.isfinite(steps)
+    counts = there.sum(others)
+    sums = np.where(there, steps, 0.0).sum(others)
+    profile = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     whole = profile[: len(profile) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
     places = np.nanmean(whole, axis=0)
     usual = float(np.median(places))

@@ -51,12 +51,14 @@ class DenoiserPreview(DenoiserState):
             return None
         views = [*views_of(prepared.stack)]
         places = [(channel, plane, frame)]  # from the user's stack to the last view
+        windows = [(rows, columns)]
         for view in reversed(views):
             places.append(view.place(places[-1]))
+            windows.append(view.window(*windows[-1]))
         channel, plane, frame = places.pop()
-        image = yield from self._look_at(prepared.stack, frame, channel, plane, rows, columns)
+        image = yield from self._look_at(prepared.stack, frame, channel, plane, *windows.pop())
         for view in views:
-            image = view.shown(places.pop(), image, rows, columns)
+            image = view.shown(places.pop(), image, *windows.pop())
         return image
 
     def _look_at(

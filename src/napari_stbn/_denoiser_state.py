@@ -370,6 +370,7 @@ class DenoiserState:
             "flicker": self._flicker(),
             "frame_step": self.spacing.step if self.spacing else 1,
             "frame_carry": dict(self.spacing.carry) if self.spacing else {},
+            "grid_step": list(self.spacing.grid) if self.spacing else [1, 1],
             "flow": self.flow,
             "refined_flow": self._refines and self.flow in DENSE_METHODS,
             "refine": self._refine,

@@ -21,8 +21,8 @@ from ._report_residual import ResidualChecks, check_residual, standardise
 from ._report_sampling import (
     Array,
     as_fitted,
+    as_one_movie,
     dead_pixels,
-    frames_that_follow,
     measured,
     read_frames,
 )
@@ -73,7 +73,7 @@ def channel_section(
     noise, correlation = result.noise.get(channel), result.correlation.get(channel)
     if noise is not None and correlation is not None:
         noise = correlation.white_noise(noise)
-    following = frames_that_follow(result, noisy)
+    following = as_one_movie(result, noisy)
     fit = measure_noise(following[1], channel, correlation)
     checks = check_residual(*following, [channel])
     pictures, span = _pictures(result, noisy, channel, channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,36 +40,41 @@ def read_frames(
     return (np.where(nothing, np.nan, seen) if nothing.any() else seen), denoised, uncertainty
 
 
-def frames_that_follow(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResult, Stack]:
-    """What was denoised as one movie: every n-th frame, or frames without what others carried on.
+def as_one_movie(result: DenoiseResult, noisy: Stack) -> tuple[DenoiseResult, Stack]:
+    """What was denoised as one movie: every n-th frame, every n-th pixel, or all unfiltered.
 
-    Both as they are where frames follow each other.
+    Both as they are where frames and pixels follow each other.
     """
     carry = {int(c): float(part) for c, part in result.report.get("frame_carry", {}).items()}
     if carry:
-        gains = {c: UnmixedStack(noisy, carry, "").noise_gain(c) for c in result.noise}
-        noise = {c: n and scaled_noise(n, gains[c]) for c, n in result.noise.items()}
-        mean, spread = result.denoised, result.uncertainty
-        part = replace(
-            result,
-            denoised=unmixed_array(noisy.like(mean), carry),
-            uncertainty=None if spread is None else unmixed_array(noisy.like(spread), carry),
-            noise=noise,
-        )
-        return part, noisy.like(unmixed_array(noisy, carry))
-    step = result.report.get("frame_step", 1)
-    if step == 1:
+        result, noisy = _unfiltered(result, noisy, carry)
+    rows, columns = result.report.get("grid_step", (1, 1))
+    steps = {"T": 1 if carry else result.report.get("frame_step", 1), "Y": rows, "X": columns}
+    if set(steps.values()) == {1}:
         return result, noisy
 
     def first(array: ArrayLike) -> ArrayLike:
-        whole = slice(None)
-        return lazy_part(
-            array, tuple(slice(0, None, step) if a == "T" else whole for a in noisy.axes)
-        )
+        return lazy_part(array, tuple(slice(0, None, steps.get(a, 1)) for a in noisy.axes))
 
     uncertainty = None if result.uncertainty is None else np.asarray(first(result.uncertainty))
     part = replace(result, denoised=np.asarray(first(result.denoised)), uncertainty=uncertainty)
     return part, noisy.like(first(noisy.array))
+
+
+def _unfiltered(
+    result: DenoiseResult, noisy: Stack, carry: Mapping[int, float]
+) -> tuple[DenoiseResult, Stack]:
+    """Both without what frames hold of those before."""
+    gains = {c: UnmixedStack(noisy, carry, "").noise_gain(c) for c in result.noise}
+    noise = {c: n and scaled_noise(n, gains[c]) for c, n in result.noise.items()}
+    mean, spread = result.denoised, result.uncertainty
+    part = replace(
+        result,
+        denoised=unmixed_array(noisy.like(mean), carry),
+        uncertainty=None if spread is None else unmixed_array(noisy.like(spread), carry),
+        noise=noise,
+    )
+    return part, noisy.like(unmixed_array(noisy, carry))
 
 
 def dead_pixels(noisy: Stack, channel: int, plane: int) -> NDArray[np.bool_]:

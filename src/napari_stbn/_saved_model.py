@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._colour_basis import ColourBasis
 from ._frame_spacing import LARGEST_STEP
+from ._grid_step import LARGEST_GRID_STEP
 from ._model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
 from ._spaced_stack import Spacing
 from .correlation import NoiseCorrelation, correlation_from_dict
@@ -256,7 +257,12 @@ def _spacing(value: Any) -> Spacing:
         raise ValueError(f"step must be from 1 to {LARGEST_STEP}, got {str(step)[:40]}")
     if not all(0 <= part < 1 for part in carry.values()):
         raise ValueError(f"carry must be from 0 to 1, got {str(carry)[:40]}")
-    return Spacing(step, carry)
+    grid = value.get("grid", (1, 1))  # not in files before this entry
+    if not isinstance(grid, list | tuple) or [*map(type, grid)] != [int, int]:
+        raise ValueError(f"grid must be two whole numbers, got {str(grid)[:40]}")
+    if not all(1 <= pixels <= LARGEST_GRID_STEP for pixels in grid):
+        raise ValueError(f"grid must be from 1 to {LARGEST_GRID_STEP}, got {str(grid)[:40]}")
+    return Spacing(step, carry, (grid[0], grid[1]))
 
 
 def _clip_frames(value: Any) -> int | None:

@@ -1,14 +1,16 @@
-"""A stack whose frames follow each other, each with noise of its own."""
+"""A stack whose frames follow each other and whose pixels have noise of their own, or nearly so."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ._frame_spacing import FrameSpacing, measure_frame_spacing
+from ._grid_stack import GridStack
+from ._grid_step import GridStep, coarsest_of, measure_grid_step
 from ._lazy import of_channels
 from ._track_stack import TrackStack
 from ._unmixed_stack import UnmixedStack
@@ -20,7 +22,7 @@ __all__ = ["Spacing", "spaced_stack", "spacing_of"]
 
 @dataclass(frozen=True)
 class Spacing:
-    """How frames of a stack were made to follow each other.
+    """How frames, and pixels, of a stack were made to follow each other.
 
     Attributes
     ----------
@@ -29,25 +31,30 @@ class Spacing:
     carry : dict of int to float
         Part of what was shown before that each frame held, of channels that went through a
         recursive filter.
+    grid : (int, int)
+        Rows and columns from one pixel to the next; 1 where they did.
     """
 
     step: int = 1
     carry: dict[int, float] = field(default_factory=dict)
+    grid: tuple[int, int] = (1, 1)
 
 
 def spacing_of(stack: Stack) -> Spacing:
     """How the frames that a stack is seen as were made."""
-    step, carry = 1, {}
+    step, carry, grid = 1, {}, (1, 1)
     for view in views_of(stack):
         if isinstance(view, TrackStack):
             step = view.step
         if isinstance(view, UnmixedStack):
             carry = view.carry
-    return Spacing(step, carry)
+        if isinstance(view, GridStack):
+            grid = view.step.rows, view.step.columns
+    return Spacing(step, carry, grid)
 
 
 def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float, None, Stack]:
-    """Measure how far apart frames have to be, in the middle plane of every channel.
+    """Measure how far apart frames and pixels have to be, in the middle plane of every channel.
 
     Parameters
     ----------
@@ -63,15 +70,27 @@ def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float,
     Returns
     -------
     Stack
-        A `TrackStack` or `UnmixedStack` where they do not follow each other, else the stack itself.
+        The stack itself where they follow each other, else a view of it.
     """
     if known is not None:
-        if known.carry:
-            return UnmixedStack(stack, known.carry, "As in the fit, frames are seen unfiltered.")
-        fits = 1 < known.step <= stack.n_frames // 2
-        note = f"As in the fit, every {known.step}th frame is denoised as a movie of its own."
-        return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
+        return _on_grids(_in_tracks(stack, known), GridStep(*known.grid))
     found = yield from of_channels(stack, measure_frame_spacing)
+    stack = _apart(stack, found)
+    steps = yield from of_channels(stack, measure_grid_step)
+    return _on_grids(stack, coarsest_of(steps.values()))
+
+
+def _in_tracks(stack: Stack, known: Spacing) -> Stack:
+    """A stack with frames as far apart as in a fit, where it has as many."""
+    if known.carry:
+        return UnmixedStack(stack, known.carry, "As in the fit, frames are seen unfiltered.")
+    fits = 1 < known.step <= stack.n_frames // 2
+    note = f"As in the fit, every {known.step}th frame is denoised as a movie of its own."
+    return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
+
+
+def _apart(stack: Stack, found: Mapping[int, FrameSpacing]) -> Stack:
+    """A stack with frames as far apart as its channels need."""
     stepping = [one for one in found.values() if one.step > 1 and not one.carry]
     if stepping:
         return TrackStack(stack, max(stepping, key=lambda one: one.step))
@@ -81,6 +100,13 @@ def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float,
         return UnmixedStack(stack, carry, found[most].note)
     notes = [one.note for one in found.values() if one.note]
     return _NotedStack(stack, notes[0]) if notes else stack
+
+
+def _on_grids(stack: Stack, step: GridStep) -> Stack:
+    """A stack with pixels so far apart, where its frames are large enough."""
+    height, width = stack.frame_shape
+    fits = step.pixels > 1 and height >= 16 * step.rows and width >= 16 * step.columns
+    return GridStack(stack, step) if fits else stack
 
 
 class _NotedStack(StackView):

@@ -76,6 +76,10 @@ class StackView(Stack):
         """Where a frame of the source lies here."""
         return place
 
+    def window(self, rows: slice, columns: slice) -> tuple[slice, slice]:
+        """Rows and columns here that show a part of a frame of the source."""
+        return rows, columns
+
     def shown(self, place: Place, image: Frames, rows: slice, columns: slice) -> Frames:  # noqa: ARG002
         """A part of a denoised frame (Y', X') as the source shows it; `place` is the source's."""
         return image

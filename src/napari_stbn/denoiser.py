@@ -22,6 +22,7 @@ from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
 from ._generators import last, relay
+from ._grid_stack import GridStack
 from ._lazy import of_channels
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
@@ -305,7 +306,8 @@ class Denoiser(FittedDenoiser):
         """Whether a fit would learn the blocks that frames were compressed in."""
         if self.correlation == "off":
             return False
-        return any(last(of_channels(stack, is_compressed)).values())
+        whole = stack.source if isinstance(stack, GridStack) else stack
+        return any(last(of_channels(whole, is_compressed)).values())
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""

@@ -15,7 +15,7 @@ from ._report_channel import channel_section
 from ._report_page import facts, heading, page, paragraph, verdict
 from ._report_plots import Series, plot, thin
 from ._report_residual import ResidualChecks, check_residual
-from ._report_sampling import CHANNELS, frames_that_follow
+from ._report_sampling import CHANNELS, as_one_movie
 from ._report_verdict import Finding, headline, held_out, judge_fit
 from .result import DenoiseResult
 from .stack import Stack
@@ -64,9 +64,7 @@ def residual_checks(result: DenoiseResult, noisy: Stack) -> ResidualChecks:
         If `result` is not of this stack.
     """
     _check_match(result, noisy)
-    return check_residual(
-        *frames_that_follow(result, noisy), range(min(noisy.n_channels, CHANNELS))
-    )
+    return check_residual(*as_one_movie(result, noisy), range(min(noisy.n_channels, CHANNELS)))
 
 
 def write_report(

@@ -11,6 +11,7 @@ import numpy as np
 from napari_stbn._aligned_stack import placed_stack
 from napari_stbn._frame_spacing import FrameSpacing, frames_apart
 from napari_stbn._generators import last
+from napari_stbn._grid_step import GridStep, pixels_apart
 from napari_stbn._lighting import even_movie
 from napari_stbn._streaming import check_result, exceeds, memory_budget
 from napari_stbn.correlation import estimate_pixel_noise
@@ -95,13 +96,16 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
             warnings.append("The frames are all the same: is this a movie? Check the axes.")
         else:
             filled = recorded_frames(movie)
-            apart = FrameSpacing(1)
+            apart, grid = FrameSpacing(1), GridStep()
             if undo:
                 filled, apart = frames_apart(filled)
+                filled, grid = pixels_apart(filled)
             filled, light = even_movie(filled, settings.flicker)
             noise, shared = estimate_pixel_noise(filled, settings.correlation)
             noise = apart.as_recorded(noise)
-            warnings += filter(None, [*part.remarks(), apart.note, light, shared, noise.note])
+            warnings += filter(
+                None, [*part.remarks(), apart.note, grid.note, light, shared, noise.note]
+            )
     except ValueError as error:
         warnings.append(f"The noise could not be measured: {error}")
     left = False
