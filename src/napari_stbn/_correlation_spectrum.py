@@ -40,6 +40,7 @@ _WINDOWS = 4000  # looked at, spread over the movies
 _ENOUGH = 24  # windows of which less say nothing
 _RUN, _RUNS = 8, 8  # differences in a row, and such runs in a long movie
 _APART = 2  # differences of frames that have no frame in common
+_CHANCE = np.pi**2 / 6  # variance of the logarithm of a periodogram
 _LINE, _BESIDE = 4, slice(2, 5)  # bins: where lines are looked for; what they are compared with
 
 
@@ -56,6 +57,9 @@ class Spectrum:
         the finest of these. Shared noise is seen in both alike; what moves hardly in the finest.
     rows, columns : ndarray, shape (groups,)
         Variance of offsets of whole rows and columns over that of the other noise.
+    misfit : float
+        Root mean square by which the logarithm of the spectrum differs from the series of cosines,
+        beyond chance: large where it has zeros, as after a mean of neighbours.
     """
 
     coefficients: FloatArray
@@ -63,6 +67,7 @@ class Spectrum:
     finest: FloatArray
     rows: FloatArray
     columns: FloatArray
+    misfit: float
 
 
 def powers(y: FloatArray, x: FloatArray, coefficients: FloatArray) -> FloatArray:
@@ -193,4 +198,9 @@ def _fit(
             share = float(np.exp(smooth[along, 0]).mean() / np.exp(smooth).mean())
             lines.append((line - 1) * share / gathered)
     detail, finest = map(np.array, fine)
-    return Spectrum(np.array(coefficients), detail, finest, np.array(rows), np.array(columns))
+    whole = logarithms.mean(0)[inside]
+    squares = float(np.mean((whole - design[inside] @ (solve @ whole)) ** 2))
+    misfit = max(0.0, squares - _CHANCE / len(logarithms)) ** 0.5
+    return Spectrum(
+        np.array(coefficients), detail, finest, np.array(rows), np.array(columns), misfit
+    )

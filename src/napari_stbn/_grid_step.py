@@ -27,8 +27,10 @@ LARGEST_GRID_STEP = 4
 _FRAMES, _SIDE = 24, 256  # that are looked at
 _SMALLEST = 24  # px that are left along each axis
 # Mean of the noise's spectrum over its geometric mean, 1 for white noise: what a filter still makes
-# white, and what is looked for where it does not. `benchmarks/red_noise.py` tells why.
-_FILTERED, _NEARLY_WHITE = 16.0, 3.5
+# white; what it does where the spectrum has zeros between; what is looked for where it does not.
+# By movies that were smoothed and enlarged in 24 ways (docs/quality.md).
+_FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 16.0, 4.65, 3.5
+_ZEROS = 0.4  # misfit of the series of cosines that says so
 _ALL = 0.8  # of the lines that may be copies of the one before
 _GRID = 96  # frequencies along each axis; 1, 2, 3 and 4 divide it
 
@@ -104,7 +106,7 @@ def measure_grid_step(movie: NDArray[Any] | MovieView) -> GridStep | None:
     if shared is None or not any(shared.coefficients):
         return GridStep()
     power = _powers(np.array(shared.coefficients))
-    if _unevenness(power, 1, 1) <= _FILTERED:
+    if _unevenness(power, 1, 1) <= (_WITH_ZEROS if found.misfit > _ZEROS else _FILTERED):
         return GridStep()
     steps = [(y, x) for y in range(1, most[0] + 1) for x in range(1, most[1] + 1)]
     steps.sort(key=lambda step: (step[0] * step[1], max(step)))

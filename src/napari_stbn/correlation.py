@@ -68,6 +68,8 @@ class CorrelationFit:
     white : bool
         Whether the noise is surely independent: by the finest details neighbours share less than a
         tenth of it, by two standard errors. What moves does not hide that.
+    misfit : float
+        Of the noise's spectrum; see `napari_stbn._correlation_spectrum.Spectrum`.
     """
 
     correlation: NoiseCorrelation | None
@@ -78,6 +80,7 @@ class CorrelationFit:
     rows: float = math.nan
     columns: float = math.nan
     white: bool = False
+    misfit: float = 0.0
 
     @property
     def note(self) -> str:
@@ -132,7 +135,15 @@ def measure_correlation(movies: Sequence[NDArray[Any]]) -> CorrelationFit:
         abs(value) + _SURELY_WHITE * error < _LITTLE for value, error in finest
     )
     return CorrelationFit(
-        correlation, x, error_x, y, error_y, measured["rows"][0], measured["columns"][0], white
+        correlation,
+        x,
+        error_x,
+        y,
+        error_y,
+        measured["rows"][0],
+        measured["columns"][0],
+        white,
+        spectrum.misfit,
     )
 
 

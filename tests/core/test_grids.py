@@ -37,9 +37,10 @@ def smoothed(movie: Any, *width: float) -> Any:
         (smoothed(SCENE.noisy, 0, 1.5), (1, 2)),
         (smoothed(SCENE.noisy, 0.6, 0.6), (1, 1)),  # a filter makes that white
         (np.repeat(np.repeat(SCENE.noisy, 2, 1), 3, 2), (2, 3)),
+        (ndimage.uniform_filter(SCENE.noisy.astype(np.float32), (1, 3, 3)), (1, 2)),
         (SCENE.noisy, (1, 1)),
     ],
-    ids=["enlarged", "smoothed", "along lines", "little", "copies", "as recorded"],
+    ids=["enlarged", "smoothed", "along lines", "little", "copies", "mean of 9", "as recorded"],
 )
 def test_pixels_are_taken_as_far_apart_as_their_noise_asks_for(movie: Any, step: Any) -> None:
     found = measure_grid_step(movie)
