@@ -74,13 +74,20 @@ def _scanned(movie: Array) -> Array:
     return result
 
 
+def _enlarged(movie: Array) -> Array:
+    """A quarter of each frame, twice as large."""
+    height, width = movie.shape[1:]
+    return np.asarray(ndimage.zoom(movie[:, : height // 2, : width // 2], (1, 2, 2), order=3))
+
+
 def _reconstructed(movie: Array) -> Array:
     """A Wiener filter against a Gaussian of 1.1 px, up to a cut-off of .35 cycles / px."""
     rows, columns = np.fft.fftfreq(movie.shape[1])[:, None], np.fft.rfftfreq(movie.shape[2])
     radius = np.hypot(rows, columns)
     optics = np.exp(-2 * (np.pi * 1.1 * radius) ** 2)
     gain = optics / (optics**2 + 0.05) * np.clip(1 - radius / 0.35, 0, None)
-    return np.fft.irfft2(np.fft.rfft2(movie) * gain / gain[0, 0], movie.shape[1:])
+    filtered = np.fft.irfft2(np.fft.rfft2(movie) * gain / gain[0, 0], movie.shape[1:])
+    return np.asarray(filtered)
 
 
 PROCESSES: dict[str, Process] = {
@@ -95,7 +102,7 @@ PROCESSES: dict[str, Process] = {
     "smoothed": lambda movie: ndimage.gaussian_filter(movie, (0, 0.7, 0.7)),
     "smoothed, 1.5 px": lambda movie: ndimage.gaussian_filter(movie, (0, 1.5, 1.5)),
     "mean of 3 x 3": lambda movie: ndimage.uniform_filter(movie, (1, 3, 3)),
-    "enlarged, cubic": lambda movie: ndimage.zoom(movie[:, ::2, ::2], (1, 2, 2), order=3),
+    "enlarged, cubic": _enlarged,
     "reconstructed": _reconstructed,
     "binned": lambda movie: movie.reshape(len(movie), movie.shape[1] // 2, 2, -1, 2).mean((2, 4)),
     "scanned both ways": _scanned,
