@@ -19,16 +19,23 @@ from ._correlation_spectrum import powers
 from ._defects import is_blank
 from ._filling import recorded_frames
 from ._lazy import MovieView, middle_of
-from .correlation import measure_correlation
+from .correlation import CorrelationFit, measure_correlation
 
-__all__ = ["LARGEST_GRID_STEP", "GridStep", "coarsest_of", "measure_grid_step", "pixels_apart"]
+__all__ = [
+    "LARGEST_GRID_STEP",
+    "GridStep",
+    "coarsest_of",
+    "measure_grid_step",
+    "noise_unevenness",
+    "pixels_apart",
+]
 
 LARGEST_GRID_STEP = 4
 _FRAMES, _SIDE = 24, 256  # that are looked at
 _SMALLEST = 24  # px that are left along each axis
 # Mean of the noise's spectrum over its geometric mean, 1 for white noise: what a filter still makes
 # white; what it does where the spectrum has zeros between; what is looked for where it does not.
-# By movies that were smoothed and enlarged in 24 ways (docs/quality.md).
+# From `benchmarks/red_noise.py`.
 _FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 16.0, 4.65, 3.5
 _ZEROS = 0.4  # misfit of the series of cosines that says so
 _ALL = 0.8  # of the lines that may be copies of the one before
@@ -103,11 +110,10 @@ def measure_grid_step(movie: NDArray[Any] | MovieView) -> GridStep | None:
     if np.isnan(found.along_x):
         return None
     shared = found.correlation
-    if shared is None or not any(shared.coefficients):
+    limit = _WITH_ZEROS if found.misfit > _ZEROS else _FILTERED
+    if shared is None or noise_unevenness(found) <= limit:
         return GridStep()
     power = _powers(np.array(shared.coefficients))
-    if _unevenness(power, 1, 1) <= (_WITH_ZEROS if found.misfit > _ZEROS else _FILTERED):
-        return GridStep()
     steps = [(y, x) for y in range(1, most[0] + 1) for x in range(1, most[1] + 1)]
     steps.sort(key=lambda step: (step[0] * step[1], max(step)))
     uneven = {step: _unevenness(power, *step) for step in steps}
@@ -123,6 +129,13 @@ def _copies(part: NDArray[Any], axis: int) -> int:
     varied = sum(not is_blank(line) for line in lines)
     alike = sum(same) / max(1, len(same))
     return round(1 / (1 - alike)) if varied > len(lines) / 2 and alike < _ALL else 1
+
+
+def noise_unevenness(found: CorrelationFit) -> float:
+    """Mean over geometric mean of the noise's spectrum; 1 where no noise is shared."""
+    if found.correlation is None:
+        return 1.0
+    return _unevenness(_powers(np.array(found.correlation.coefficients)), 1, 1)
 
 
 def coarsest_of(found: Iterable[GridStep | None]) -> GridStep:

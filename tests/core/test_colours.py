@@ -372,7 +372,7 @@ def test_noise_that_grows_is_made_even_and_no_bias_is_left() -> None:
     found = {}
     ways: tuple[Literal["auto", "separate"], ...] = ("auto", "separate")
     for channels in ways:
-        denoiser = Denoiser("preview", device="cpu", channels=channels)
+        denoiser = Denoiser("preview", device="cpu", flow="none", channels=channels)
         denoiser.fit(noisy, axes="TYXS", max_steps=1)
         found[channels] = denoiser.denoise(noisy, axes="TYXS")
     result = found["auto"]

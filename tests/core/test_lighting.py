@@ -156,7 +156,7 @@ def test_a_result_has_the_light_of_its_frames_and_less_error() -> None:
     noisy, clean, lamp = lit(0.2)
     results = {}
     for choice in ("auto", "off"):
-        denoiser = stbn.Denoiser("preview", device="cpu", flicker=choice, turns=1)
+        denoiser = stbn.Denoiser("preview", device="cpu", flicker=choice, flow="none", turns=1)
         results[choice] = denoiser.fit(noisy, axes="TYX", max_steps=1).denoise(noisy, axes="TYX")
     even, plain = results["auto"], results["off"]
     assert psnr(even.denoised, clean) > psnr(plain.denoised, clean) + 1
@@ -177,7 +177,7 @@ def test_a_result_has_the_light_of_its_frames_and_less_error() -> None:
 
 def test_a_saved_model_and_a_stream_make_the_light_even_too(tmp_path: Path) -> None:
     noisy, _, _ = lit(0.2)
-    denoiser = stbn.Denoiser("preview", device="cpu", turns=1)
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
     result = denoiser.fit(noisy, axes="TYX", max_steps=1).denoise(noisy, axes="TYX")
     path = denoiser.save(tmp_path / "model.stbn")
     again = stbn.Denoiser.load(path, device="cpu").denoise(noisy, axes="TYX")
@@ -190,7 +190,7 @@ def test_a_saved_model_and_a_stream_make_the_light_even_too(tmp_path: Path) -> N
 @pytest.mark.parametrize("choice", ["auto", "off"])
 def test_a_saved_model_keeps_the_choice(choice: FlickerChoice, tmp_path: Path) -> None:
     noisy, _, _ = lit(0.0)
-    denoiser = stbn.Denoiser("preview", device="cpu", flicker=choice)
+    denoiser = stbn.Denoiser("preview", device="cpu", flicker=choice, flow="none")
     path = denoiser.fit(noisy[:, :16, :16], axes="TYX", max_steps=1).save(tmp_path / "model.stbn")
     assert stbn.Denoiser.load(path, device="cpu").flicker == choice
 
@@ -205,7 +205,7 @@ def test_colours_are_seen_in_even_light() -> None:
     noisy, clean, _ = lit(0.2)
     colours = np.stack([noisy, 0.5 * noisy + 20, 0.25 * noisy + 40], -1)
     colours += np.asarray(np.random.default_rng(1).normal(0, 2, colours.shape), np.float32)
-    denoiser = stbn.Denoiser("preview", device="cpu", turns=1)
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
     result = denoiser.fit(colours, axes="TYXS", max_steps=1).denoise(colours, axes="TYXS")
     assert any("flickers by" in note for note in result.report["notes"])
     assert psnr(result.denoised[..., 0], clean) > 36

@@ -39,7 +39,7 @@ def test_four_turns_are_nearer_to_the_truth() -> None:
     movie = simulate((12, 64, 64), kind="membranes", photons=20, seed=3)
     found = []
     for turns in (1, 4):
-        denoiser = Denoiser("preview", device="cpu", turns=turns)
+        denoiser = Denoiser("preview", device="cpu", flow="none", turns=turns)
         result = denoiser.fit(movie.noisy, axes="TYX", max_steps=2).denoise(movie.noisy, axes="TYX")
         found.append(psnr(result.denoised, movie.clean))
         assert result.report["turns"] == turns
