@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ._frame_cycle import CYCLE_FRAMES, CYCLE_SIDE
 from ._lazy import MovieView, middle_of
 
 __all__ = ["LineShift", "measure_line_shift"]
 
 Array = NDArray[np.float32]
 
-_FEW, _FRAMES, _PIXELS = 8, 64, 2**21  # that are looked at
 _MOST = 8  # px of shift
 _SHARE = 6  # a line is at least so many times as long as the shift
 _BLOCKS = 8  # along each axis of a frame
@@ -59,29 +59,24 @@ def measure_line_shift(movie: NDArray[Any] | MovieView) -> LineShift | None:
 
     Noise of different lines is independent: it makes no shift likelier than another.
     """
-    frames = _frames(movie)
+    frames = _middle(movie)
     found = [one for axis in ("X", "Y") if (one := _along(frames, axis)) is not None]
     return max(found, key=lambda one: one.certainty, default=None)
 
 
-def _frames(movie: NDArray[Any] | MovieView) -> Array:
-    """Frames of the whole time, as much of their middle as is looked at."""
-    count = min(len(movie), _FRAMES, max(_FEW, _PIXELS // math.prod(movie.shape[1:])))
-    side = math.isqrt(_PIXELS // count) // 2 * 2
-    _, rows, columns = middle_of(movie.shape, 1, side)
-    rows = slice(rows.start // 2 * 2, rows.stop)  # lines keep whether they are odd
-    columns = slice(columns.start // 2 * 2, columns.stop)
-    places = np.unique(np.linspace(0, len(movie) - 1, count).round().astype(int)).tolist()
-    read = [np.asarray(movie[t : t + 1, rows, columns], np.float32)[0] for t in places]
-    return np.stack(read)
+def _middle(movie: NDArray[Any] | MovieView) -> Array:
+    """Frames that are looked at: those that other looks read too."""
+    frames, *lines = middle_of(movie.shape, CYCLE_FRAMES, CYCLE_SIDE)
+    rows, columns = (slice(part.start // 2 * 2, part.stop) for part in lines)  # odd ones stay odd
+    return np.asarray(movie[frames, rows, columns], np.float32)
 
 
 def _along(frames: Array, axis: Literal["X", "Y"]) -> LineShift | None:
     """Shift of lines (T, Y, X) that run along an axis."""
     lines = frames if axis == "X" else frames.swapaxes(1, 2)
     most = min(_MOST, lines.shape[2] // _SHARE)
-    if most < 1 or lines.shape[1] < 2 * _BLOCKS:
-        return None
+    if most < 1 or min((lines.shape[1] - 1) // 2, lines.shape[2] - 2 * most) < _BLOCKS:
+        return None  # too few for blocks of them
     costs = _costs(lines, most)
     if costs.shape[1] < 2:
         return None
