@@ -22,7 +22,7 @@ from scipy import ndimage
 
 import napari_stbn as stbn
 from _common import Truth, machine, machine_line, markdown_table, use_threads, write_results
-from napari_stbn._grid_step import GridStep, measure_grid_step, noise_unevenness
+from napari_stbn._grid_step import GridStep, measure_grid_step
 from napari_stbn.correlation import measure_correlation
 
 Array = NDArray[np.float64]
@@ -86,7 +86,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     step = measure_grid_step(stack.movie()) or GridStep()
     row: dict[str, Any] = {"name": name, "misfit": found.misfit, "gaussian": smooth}
     row["step"] = f"{step.rows} x {step.columns}"
-    row["unevenness"] = noise_unevenness(found)
+    row["unevenness"] = 1.0 if found.correlation is None else found.correlation.unevenness
     for key, taken in (("filter", GridStep()), ("apart", GridStep(2, 2, 1.0))):
         with patch("napari_stbn._spaced_stack.measure_grid_step", lambda _movie, s=taken: s):
             denoiser = stbn.Denoiser("balanced", device="cpu", seed=0)

@@ -137,6 +137,12 @@ class NoiseCorrelation:
         """Largest gain over that of the mean that makes the noise white; used up to 16."""
         return float(_needed(self.coefficients, (_GRID, _GRID)).max())
 
+    @property
+    def unevenness(self) -> float:
+        """Mean of the spectrum over its geometric mean; 1 where no noise is shared."""
+        angle = np.pi * (np.arange(_GRID) + 0.5) / _GRID
+        return float(powers(angle, angle, np.array(self.coefficients)).mean())
+
     def along(self, rows: int, columns: int) -> float:
         """Correlation of the noise with that so many rows and columns on."""
         return correlation_at(np.array(self.coefficients), rows, columns)

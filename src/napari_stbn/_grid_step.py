@@ -19,14 +19,13 @@ from ._correlation_spectrum import powers
 from ._defects import is_blank
 from ._filling import recorded_frames
 from ._lazy import MovieView, middle_of
-from .correlation import CorrelationFit, measure_correlation
+from .correlation import measure_correlation
 
 __all__ = [
     "LARGEST_GRID_STEP",
     "GridStep",
     "coarsest_of",
     "measure_grid_step",
-    "noise_unevenness",
     "pixels_apart",
 ]
 
@@ -36,7 +35,7 @@ _SMALLEST = 24  # px that are left along each axis
 # Mean of the noise's spectrum over its geometric mean, 1 for white noise: what a filter still makes
 # white; what it does where the spectrum has zeros between; what is looked for where it does not.
 # From `benchmarks/red_noise.py`.
-_FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 16.0, 4.65, 3.5
+_FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 8.0, 4.65, 3.5
 _ZEROS = 0.4  # misfit of the series of cosines that says so
 _ALL = 0.8  # of the lines that may be copies of the one before
 _GRID = 96  # frequencies along each axis; 1, 2, 3 and 4 divide it
@@ -111,7 +110,7 @@ def measure_grid_step(movie: NDArray[Any] | MovieView) -> GridStep | None:
         return None
     shared = found.correlation
     limit = _WITH_ZEROS if found.misfit > _ZEROS else _FILTERED
-    if shared is None or noise_unevenness(found) <= limit:
+    if shared is None or shared.unevenness <= limit:
         return GridStep()
     power = _powers(np.array(shared.coefficients))
     steps = [(y, x) for y in range(1, most[0] + 1) for x in range(1, most[1] + 1)]
@@ -124,18 +123,11 @@ def measure_grid_step(movie: NDArray[Any] | MovieView) -> GridStep | None:
 
 def _copies(part: NDArray[Any], axis: int) -> int:
     """How often each line across an axis of frames (T, Y, X) comes, one after the other."""
-    lines = np.moveaxis(part, axis, 0)
-    same = [bool(np.array_equal(line, after)) for line, after in pairwise(lines)]
-    varied = sum(not is_blank(line) for line in lines)
-    alike = sum(same) / max(1, len(same))
-    return round(1 / (1 - alike)) if varied > len(lines) / 2 and alike < _ALL else 1
-
-
-def noise_unevenness(found: CorrelationFit) -> float:
-    """Mean over geometric mean of the noise's spectrum; 1 where no noise is shared."""
-    if found.correlation is None:
-        return 1.0
-    return _unevenness(_powers(np.array(found.correlation.coefficients)), 1, 1)
+    lines = [line for line in np.moveaxis(part, axis, 0) if not is_blank(line)]
+    if len(lines) < part.shape[axis] / 2:
+        return 1
+    alike = sum(np.array_equal(line, after) for line, after in pairwise(lines)) / (len(lines) - 1)
+    return round(1 / (1 - alike)) if alike < _ALL else 1
 
 
 def coarsest_of(found: Iterable[GridStep | None]) -> GridStep:

@@ -16,19 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ._compression import COMPRESSED, is_compressed
 from ._denoiser_use import FittedDenoiser
 from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
-from ._generators import last, relay
-from ._grid_stack import GridStack
-from ._lazy import of_channels
+from ._generators import relay
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
 from ._spaced_stack import spacing_of
 from ._streaming import check_plan, exceeds, memory_budget
+from ._unfit import why_unfit
 from .estimates import check_training_memory
 from .network import STBNConfig
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
@@ -236,9 +234,11 @@ class Denoiser(FittedDenoiser):
         asked = max_steps is not None or plan.pace is not None
         if training is not None:
             asked |= training.max_steps != PRESETS[self.preset].training.max_steps
-        if first.warm and not asked and self._learns_blocks(given):
-            plan = replace(plan, max_steps=1, time_budget=None)  # the start, as it is
-            prepared.notes.append(COMPRESSED)
+        if first.warm and not asked and self.correlation != "off":
+            unfit = why_unfit(given, prepared.correlation)
+            if unfit:
+                plan = replace(plan, max_steps=1, time_budget=None)  # the start, as it is
+                prepared.notes.append(unfit)
         self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
         self._checks = plan.checks
         if first.note:
@@ -301,13 +301,6 @@ class Denoiser(FittedDenoiser):
             self._keep_flow(updates)
             # The result shall be that of the model when it is loaded again.
             self._flow_is_outdated = self._flow_rounds > 0 or self._student is not None
-
-    def _learns_blocks(self, stack: Stack) -> bool:
-        """Whether a fit would learn the blocks that frames were compressed in."""
-        if self.correlation == "off":
-            return False
-        whole = stack.source if isinstance(stack, GridStack) else stack
-        return any(last(of_channels(whole, is_compressed)).values())
 
     def _keep_flow(self, updates: FlowUpdates | None) -> None:
         """After a fit: how its result gets its flow."""

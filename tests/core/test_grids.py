@@ -62,6 +62,9 @@ def test_of_channels_the_shortest_step_is_taken() -> None:
     assert coarsest_of([None]) == GridStep()
     assert measure_grid_step(np.full((8, 64, 64), np.nan)) is None
     assert measure_grid_step(SCENE.noisy[:, :20, :20]) in (None, GridStep())
+    dark = SCENE.noisy.copy()
+    dark[:, :30] = 0
+    assert measure_grid_step(dark) == GridStep()
 
 
 @pytest.mark.parametrize("step", [GridStep(2, 3, 0.8), GridStep(1, 2, 0.8), GridStep(4, 1, 0.8)])
