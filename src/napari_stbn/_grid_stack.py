@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from ._grid_step import GridStep
 from ._stack_inference import Output
-from ._views import Flows, Frames, Place, Rooms, StackView
+from ._views import Flows, Frames, PartsOutput, Place, Rooms, StackView
 from .stack import MovieDefects, Stack
 
 __all__ = ["GridStack"]
-
-_AT_ONCE = 16  # frames that are handed on together
 
 
 class GridStack(StackView):
@@ -67,7 +65,8 @@ class GridStack(StackView):
             if isinstance(wanted, int):
                 raise IndexError("a part of whole frames is read")
             places = range(first, first + step * self.size(axis), step)[wanted]
-            there = places if places[-1] < self.source.size(axis) else places[:-1]
+            over = bool(places) and places[-1] >= self.source.size(axis)
+            there = places[:-1] if over else places
             missing[axis] = len(places) - len(there)
             parts[axis] = slice(there.start, there.stop, there.step) if there else slice(0, 0)
         below = tuple(parts[a] for a in self.source.axes)
@@ -129,7 +128,9 @@ class GridStack(StackView):
 
     def output(self, output: Output, folder: Path | None) -> Output:
         """What takes denoised frames of grids, for an output that takes those of the source."""
-        return _GridOutput(output, self, folder)
+        rooms = Rooms((self.n_frames, *self._below), folder, "grids")
+        shape = (self.n_frames, self.step.pixels, self.n_frames)
+        return PartsOutput(output, rooms, shape, self._fill)
 
     def flows_for_user(self, flows: Flows, *, forward: bool) -> Flows:  # noqa: ARG002
         """Motion of every pixel of the source [px of the source]."""
@@ -140,48 +141,11 @@ class GridStack(StackView):
             key, grid = (channel, plane // count), plane % count
             if key not in joined:
                 joined[key] = np.empty((*flow.shape[:2], *self._below), np.float32)
-            self.fill(joined[key], grid, flow * scale)
+            self._fill(joined[key], grid, 0, flow * scale)
         return joined
 
-    def fill(self, whole: Frames, grid: int, part: Frames) -> None:
-        """Set the pixels of frames (…, Y, X) of the source that are those of a grid."""
+    def _fill(self, whole: Frames, grid: int, start: int, frames: Frames) -> None:
+        """Put frames (T', …, Y', X') of a grid, from `start` on, among its neighbours' pixels."""
         rows, columns = self.pixels(grid)
-        there = whole[..., rows, columns]
-        there[...] = part[..., : there.shape[-2], : there.shape[-1]]
-
-
-class _GridOutput:
-    """Takes grids as they are denoised, and hands on frames when all of them are there.
-
-    Parameters
-    ----------
-    output : Output
-    stack : GridStack
-    folder : Path, optional
-        Where frames wait for the last grid; in memory when None.
-    """
-
-    def __init__(self, output: Output, stack: GridStack, folder: Path | None) -> None:
-        self._output, self._stack = output, stack
-        self._rooms = Rooms((stack.n_frames, *stack.source.frame_shape), folder, "grids")
-        self._arrived: dict[tuple[int, int], int] = {}
-
-    def __call__(
-        self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
-    ) -> None:
-        """Take frames (T', Y, X) from `start` on of one grid."""
-        count, frames = self._stack.step.pixels, self._stack.n_frames
-        plane, grid = divmod(plane, count)
-        key = channel, plane
-        parts = {"mean": mean} | ({} if std is None else {"std": std})
-        for word, part in parts.items():
-            room = self._rooms[(*key, word)]
-            self._stack.fill(room[start : start + len(part)], grid, part)
-        self._arrived[key] = self._arrived.get(key, 0) + len(mean)
-        if self._arrived[key] < count * frames:
-            return
-        for at in range(0, frames, _AT_ONCE):
-            shown = [np.array(self._rooms[(*key, word)][at : at + _AT_ONCE]) for word in parts]
-            self._output(channel, plane, at, shown[0], shown[1] if std is not None else None)
-        for word in parts:
-            self._rooms.free((*key, word))
+        there = whole[start : start + len(frames), ..., rows, columns]
+        there[...] = frames[..., : there.shape[-2], : there.shape[-1]]

@@ -24,9 +24,9 @@ from .correlation import measure_correlation
 __all__ = [
     "LARGEST_GRID_STEP",
     "GridStep",
-    "coarsest_of",
     "measure_grid_step",
     "pixels_apart",
+    "shortest_of",
 ]
 
 LARGEST_GRID_STEP = 4
@@ -130,7 +130,7 @@ def _copies(part: NDArray[Any], axis: int) -> int:
     return round(1 / (1 - alike)) if alike < _ALL else 1
 
 
-def coarsest_of(found: Iterable[GridStep | None]) -> GridStep:
+def shortest_of(found: Iterable[GridStep | None]) -> GridStep:
     """One step for all channels of a stack: a short one where some need none."""
     return min(
         (step for step in found if step is not None),

@@ -74,7 +74,8 @@ def channel_section(
     if noise is not None and correlation is not None:
         noise = correlation.white_noise(noise)
     following = as_one_movie(result, noisy)
-    fit = measure_noise(following[1], channel, correlation)
+    lines = result.report.get("line_shift") is not None
+    fit = measure_noise(following[1], channel, correlation, lines=lines)
     checks = check_residual(*following, [channel])
     pictures, span = _pictures(result, noisy, channel, channels)
     brightness = measure_brightness(result, noisy, channel, span)

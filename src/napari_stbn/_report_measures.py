@@ -94,11 +94,14 @@ def measure_motion(result: DenoiseResult, noisy: Stack, channel: int) -> Motion:
 
 
 def measure_noise(
-    noisy: Stack, channel: int, correlation: NoiseCorrelation | None = None
+    noisy: Stack, channel: int, correlation: NoiseCorrelation | None = None, *, lines: bool = False
 ) -> NoiseFit | None:
-    """Photon-transfer curve of the middle of the movie as it was fitted to; None without one."""
+    """Photon-transfer curve of the middle of the movie as it was fitted to; None without one.
+
+    `lines`: whether some were shifted then.
+    """
     first = max(0, (noisy.n_frames - _CURVE_FRAMES) // 2)
-    recorded = last(placed_stack(noisy))
+    recorded = last(placed_stack(noisy, lines=lines))
     movie = recorded.movie(channel, noisy.n_planes // 2, frames=slice(first, first + _CURVE_FRAMES))
     if correlation is not None:
         movie = correlation.whiten(recorded_frames(movie))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._frame_spacing import FrameSpacing, measure_frame_spacing
 from ._grid_stack import GridStack
-from ._grid_step import GridStep, coarsest_of, measure_grid_step
+from ._grid_step import GridStep, measure_grid_step, shortest_of
 from ._lazy import of_channels
 from ._track_stack import TrackStack
 from ._unmixed_stack import UnmixedStack
@@ -77,7 +77,7 @@ def spaced_stack(stack: Stack, known: Spacing | None = None) -> Generator[float,
     found = yield from of_channels(stack, measure_frame_spacing)
     stack = _apart(stack, found)
     steps = yield from of_channels(stack, measure_grid_step)
-    return _on_grids(stack, coarsest_of(steps.values()))
+    return _on_grids(stack, shortest_of(steps.values()))
 
 
 def _in_tracks(stack: Stack, known: Spacing) -> Stack:

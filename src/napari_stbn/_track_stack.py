@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from ._frame_spacing import FrameSpacing
 from ._stack_inference import Output
-from ._views import Flows, Frames, Place, Rooms, StackView
+from ._views import Flows, Frames, PartsOutput, Place, Rooms, StackView
 from .stack import MovieDefects, Stack
 
 __all__ = ["TrackStack"]
-
-_AT_ONCE = 16  # frames that are handed on together
 
 
 class TrackStack(StackView):
@@ -99,7 +97,15 @@ class TrackStack(StackView):
 
     def output(self, output: Output, folder: Path | None) -> Output:
         """What takes denoised frames of tracks, for an output that takes those of the source."""
-        return _TrackOutput(output, self, folder)
+        whole = self.source.n_frames
+        rooms = Rooms((whole, *self.frame_shape), folder, "tracks")
+        return PartsOutput(output, rooms, (whole, self.step, self.n_frames), self._fill)
+
+    def _fill(self, whole: Frames, track: int, start: int, frames: Frames) -> None:
+        """Put frames of a track, from `start` on, among all of them."""
+        first = track + self.step * start
+        places = slice(first, first + self.step * len(frames), self.step)
+        whole[places] = frames[: len(range(len(whole))[places])]
 
     def flows_for_user(self, flows: Flows, *, forward: bool) -> Flows:
         """Motion between frames of the source, as if it were even within `step` frames."""
@@ -118,41 +124,3 @@ class TrackStack(StackView):
                 whole[pair] = tracks[track][near] / np.float32(step)
             joined[channel, plane // step] = whole
         return joined
-
-
-class _TrackOutput:
-    """Takes tracks as they are denoised, and hands on frames in order when all of them are there.
-
-    Parameters
-    ----------
-    output : Output
-    stack : TrackStack
-    folder : Path, optional
-        Where frames wait for the last track; in memory when None.
-    """
-
-    def __init__(self, output: Output, stack: TrackStack, folder: Path | None) -> None:
-        self._output, self._stack = output, stack
-        self._rooms = Rooms((stack.source.n_frames, *stack.frame_shape), folder, "tracks")
-        self._arrived: dict[tuple[int, int], int] = {}
-
-    def __call__(
-        self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
-    ) -> None:
-        """Take frames (T', Y, X) from `start` on of one track."""
-        step, count = self._stack.step, self._stack.source.n_frames
-        plane, first = divmod(plane, step)
-        key = channel, plane
-        parts = {"mean": mean} | ({} if std is None else {"std": std})
-        places = slice(first + step * start, first + step * (start + len(mean)), step)
-        for word, frames in parts.items():
-            room = self._rooms[(*key, word)]
-            room[places] = frames[: len(range(count)[places])]
-        self._arrived[key] = self._arrived.get(key, 0) + len(mean)
-        if self._arrived[key] < step * self._stack.n_frames:
-            return
-        for at in range(0, count, _AT_ONCE):
-            shown = [np.array(self._rooms[(*key, word)][at : at + _AT_ONCE]) for word in parts]
-            self._output(channel, plane, at, shown[0], shown[1] if std is not None else None)
-        for word in parts:
-            self._rooms.free((*key, word))

@@ -5,7 +5,7 @@ What was denoised in the last of them goes back through all of them to the user'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,22 @@ from numpy.typing import NDArray
 from ._stack_inference import Output
 from .stack import MovieDefects, Stack
 
-__all__ = ["Flows", "Frames", "Place", "Rooms", "StackView", "output_for_user", "views_of"]
+__all__ = [
+    "Flows",
+    "Frames",
+    "PartsOutput",
+    "Place",
+    "Rooms",
+    "StackView",
+    "output_for_user",
+    "views_of",
+]
 
 Frames = NDArray[np.float32]
 Flows = Mapping[tuple[int, int], Frames]  # (T - 1, 2, Y, X) [px] of each channel and plane
 Place = tuple[int, int, int]  # channel, plane, frame
+
+_AT_ONCE = 16  # frames that are handed on together
 
 
 class StackView(Stack):
@@ -139,3 +150,49 @@ class Rooms:
     def free(self, key: tuple[int | str, ...]) -> None:
         """Give room back."""
         del self._rooms[key]
+
+
+class PartsOutput:
+    """Takes planes that are parts of a movie, and hands on its frames when all of them are there.
+
+    Parameters
+    ----------
+    output : Output
+        Takes the frames, in order.
+    rooms : Rooms
+        Where parts wait for the last one, as large as the whole movie.
+    shape : (whole, parts, frames)
+        Frames of the whole movie, number of its parts, and frames of each.
+    fill : callable
+        Called with a room (T, Y, X), the number of a part, and frames of it from some place on:
+        puts them where they belong.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        rooms: Rooms,
+        shape: tuple[int, int, int],
+        fill: Callable[[Frames, int, int, Frames], None],
+    ) -> None:
+        self._output, self._rooms, self._fill = output, rooms, fill
+        self._whole, self._parts, self._frames = shape
+        self._arrived: dict[tuple[int, int], int] = {}
+
+    def __call__(
+        self, channel: int, plane: int, start: int, mean: Frames, std: Frames | None
+    ) -> None:
+        """Take frames (T', Y', X') from `start` on of one part."""
+        plane, part = divmod(plane, self._parts)
+        key = channel, plane
+        given = {"mean": mean} | ({} if std is None else {"std": std})
+        for word, frames in given.items():
+            self._fill(self._rooms[(*key, word)], part, start, frames)
+        self._arrived[key] = self._arrived.get(key, 0) + len(mean)
+        if self._arrived[key] < self._parts * self._frames:
+            return
+        for at in range(0, self._whole, _AT_ONCE):
+            shown = [np.array(self._rooms[(*key, word)][at : at + _AT_ONCE]) for word in given]
+            self._output(channel, plane, at, shown[0], shown[1] if std is not None else None)
+        for word in given:
+            self._rooms.free((*key, word))

@@ -69,7 +69,8 @@ class CorrelationFit:
         Whether the noise is surely independent: by the finest details neighbours share less than a
         tenth of it, by two standard errors. What moves does not hide that.
     misfit : float
-        Of the noise's spectrum; see `napari_stbn._correlation_spectrum.Spectrum`.
+        Of the model of its spectrum, in units of the natural logarithm: large where the spectrum
+        has zeros, as after a mean of neighbours; 0 where it was not measured.
     """
 
     correlation: NoiseCorrelation | None

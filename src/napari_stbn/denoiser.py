@@ -61,8 +61,10 @@ class Denoiser(FittedDenoiser):
     correlation : {"auto", "off"}, default "auto"
         Measure whether neighbouring pixels share noise and, where they do, fit to frames in which
         it was made independent (`napari_stbn.correlation`); and whether frames do, which are
-        seen without what they hold of others then, or every n-th one. Frames that were compressed
-        in blocks are not fitted to: the learnt start denoises them, unless steps are asked for.
+        seen without what they hold of others then, or every n-th one. Where no filter makes it
+        independent, every n-th pixel is seen alike; lines that a scanner has shifted are seen in
+        their places. Frames that were compressed in blocks, and noise of which the filter leaves
+        too much, are not fitted to: the learnt start denoises them, unless steps are asked for.
         Movies with independent noise are left as they are.
     flicker : {"auto", "off"}, default "auto"
         Measure whether the light of whole frames flickers and, where it does, fit to frames in even

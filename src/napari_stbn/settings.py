@@ -82,7 +82,8 @@ class RunSettings:
         {
             "label": "Shared noise",
             "tooltip": "auto: where neighbouring pixels share noise, make it independent for the "
-            "fit, and where frames do, keep them apart; off: fit to the frames as they are",
+            "fit, where frames do, keep them apart, and put lines that a scanner has shifted into "
+            "their places; off: fit to the frames as they are",
         },
     ] = "auto"
     flicker: Annotated[

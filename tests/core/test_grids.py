@@ -12,7 +12,7 @@ from scipy import ndimage
 import napari_stbn as stbn
 from napari_stbn._generators import last
 from napari_stbn._grid_stack import GridStack
-from napari_stbn._grid_step import GridStep, coarsest_of, measure_grid_step, pixels_apart
+from napari_stbn._grid_step import GridStep, measure_grid_step, pixels_apart, shortest_of
 from napari_stbn._report_sampling import as_one_movie
 from napari_stbn._spaced_stack import Spacing, spaced_stack, spacing_of
 from napari_stbn.cli import main
@@ -58,8 +58,8 @@ def test_recorded_movies_are_left_together(kind: Any, photons: float) -> None:
 
 def test_of_channels_the_shortest_step_is_taken() -> None:
     steps = [GridStep(2, 2, 0.9), None, GridStep(1, 2, 0.9)]
-    assert coarsest_of(steps) == steps[2]
-    assert coarsest_of([None]) == GridStep()
+    assert shortest_of(steps) == steps[2]
+    assert shortest_of([None]) == GridStep()
     assert measure_grid_step(np.full((8, 64, 64), np.nan)) is None
     assert measure_grid_step(SCENE.noisy[:, :20, :20]) in (None, GridStep())
     dark = SCENE.noisy.copy()
