@@ -2,9 +2,10 @@
 
 A simulated movie is smoothed and enlarged in many ways. Each is denoised with the filter alone and
 with every second pixel as a movie of its own, by the learnt start or after a fit; the table says
-what is chosen, and by which figures::
+what is chosen, and by which figures. After a fit there is one more, to frames without the noise
+that is added for it (`napari_stbn._dither`)::
 
-    python red_noise.py --seconds 20 --output results/red_noise
+    python red_noise.py --steps 100 --output results/red_noise
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy import ndimage
 
 import napari_stbn as stbn
 from _common import Truth, machine, machine_line, markdown_table, use_threads, write_results
+from napari_stbn._dither import dithered
 from napari_stbn._grid_step import GridStep, measure_grid_step
 from napari_stbn.correlation import measure_correlation
 
@@ -37,6 +39,9 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "step": ("chosen step", "s"),
     "gaussian": ("Gaussian, best width [dB]", ".2f"),
     "filter": ("filter [dB]", ".2f"),
+    "filter_inside": ("within 1 std [%]", ".0f"),
+    "bare": ("filter, no noise added [dB]", ".2f"),
+    "bare_inside": ("within 1 std [%]", ".0f"),
     "apart": ("every second pixel [dB]", ".2f"),
 }
 
@@ -87,17 +92,30 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "misfit": found.misfit, "gaussian": smooth}
     row["step"] = f"{step.rows} x {step.columns}"
     row["unevenness"] = 1.0 if found.correlation is None else found.correlation.unevenness
-    for key, taken in (("filter", GridStep()), ("apart", GridStep(2, 2, 1.0))):
+    ways: list[tuple[str, GridStep, Callable[..., Any]]] = [
+        ("filter", GridStep(), dithered),
+        ("apart", GridStep(2, 2, 1.0), dithered),
+    ]
+    if options.seconds or options.steps:
+        ways.append(("bare", GridStep(), lambda prepared, _seed: [*prepared.movies.values()]))
+    for key, taken, dither in ways:
         with (
             patch("napari_stbn._spaced_stack.measure_grid_step", lambda _movie, s=taken: s),
             patch("napari_stbn.denoiser.why_unfit", lambda *_given: ""),  # to see what a fit does
+            patch("napari_stbn.denoiser.dithered", dither),
         ):
             denoiser = stbn.Denoiser("balanced", device="cpu", seed=0)
-            if options.seconds:
+            if options.steps:
+                denoiser.fit(stack, max_steps=options.steps)
+            elif options.seconds:
                 denoiser.fit(stack, time_budget=options.seconds)
             else:
                 denoiser.fit(stack, max_steps=1)
-            row[key] = truth.psnr(denoiser.denoise(stack).denoised[inside])
+            result = denoiser.denoise(stack)
+            row[key] = truth.psnr(result.denoised[inside])
+            if result.uncertainty is not None:
+                error = np.abs(result.denoised - clean)[inside]
+                row[f"{key}_inside"] = 100 * float(np.mean(error <= result.uncertainty[inside]))
     return row
 
 
@@ -108,6 +126,7 @@ def main() -> None:
     parser.add_argument("--kind", default="mixed")
     parser.add_argument("--photons", type=float, default=20)
     parser.add_argument("--seconds", type=float, default=0, help="of fit; 0: the learnt start")
+    parser.add_argument("--steps", type=int, default=0, help="of fit, instead of seconds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="stem of the .json and .md files")
     options = parser.parse_args()

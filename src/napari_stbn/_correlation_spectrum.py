@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-__all__ = ["ORDERS", "Spectrum", "measure_spectrum", "powers"]
+__all__ = ["ORDERS", "Spectrum", "measure_power", "measure_spectrum", "powers"]
 
 FloatArray = NDArray[np.float64]
 
@@ -31,6 +32,8 @@ _SIDE = 32  # px of a window
 _SMALLEST = 16  # px
 _LOW, _HIGH = 0.06, 0.2  # cycles / px between which motion shows most
 _CUT = 0.16  # cycles / px below which the spectrum of the noise is not looked at
+_BESIDE_CUT = 0.06  # cycles / px beyond that which stand for what is below
+_SMOOTHED = 0.8  # bins
 _FINE = 0.28  # cycles / px above which optics pass little
 _FINEST = 0.42  # cycles / px above which they pass next to nothing
 _QUIET = 0.12  # part of the windows that counts
@@ -70,6 +73,29 @@ class Spectrum:
     misfit: float
 
 
+@dataclass(frozen=True)
+class _Windows:
+    """Windows in which little moves.
+
+    Attributes
+    ----------
+    logarithms : ndarray, shape (windows, side, side)
+        Of their periodograms.
+    frequency : ndarray, shape (side,) [cycles / px]
+    radius : ndarray, shape (side, side) [cycles / px]
+    usable : ndarray of bool, shape (side, side)
+        Frequencies at which motion shows little.
+    gathered : float
+        How much more a taper leaves of a line than of noise.
+    """
+
+    logarithms: FloatArray
+    frequency: FloatArray
+    radius: FloatArray
+    usable: NDArray[np.bool_]
+    gathered: float
+
+
 def powers(y: FloatArray, x: FloatArray, coefficients: FloatArray) -> FloatArray:
     """Spectrum over its geometric mean.
 
@@ -101,6 +127,53 @@ def measure_spectrum(movies: Sequence[NDArray[Any]]) -> Spectrum | None:
     Spectrum or None
         None where frames or windows are too few to say anything.
     """
+    windows = _quiet_windows(movies)
+    return None if windows is None else _fit(windows)
+
+
+def measure_power(movies: Sequence[NDArray[Any]]) -> tuple[FloatArray, float] | None:
+    """Measure the noise's spectrum as it is, zeros included, of which the series knows nothing.
+
+    Parameters
+    ----------
+    movies : sequence of ndarrays, shape (T, Y, X)
+        As of `measure_spectrum`.
+
+    Returns
+    -------
+    power : ndarray, shape (side, side)
+        Over its mean; ordered as by `numpy.fft`, and the same for either sign of both frequencies.
+        Where motion shows, it is that of the details next to it.
+    spread : float
+        Variance of its logarithm, without that by chance: as much of a pixel's noise its neighbours
+        tell where it is small.
+
+    None where frames or windows are too few.
+    """
+    windows = _quiet_windows(movies)
+    if windows is None:
+        return None
+    half = len(windows.logarithms) // 2  # with no place in common but one
+    one, other = (
+        _smooth_logarithm(some, windows)
+        for some in (windows.logarithms[:half], windows.logarithms[half:])
+    )
+    power = np.exp((one + other) / 2)
+    spread = float(np.mean((one - one.mean()) * (other - other.mean())))
+    return power / power.mean(), spread
+
+
+def _smooth_logarithm(logarithms: FloatArray, windows: _Windows) -> FloatArray:
+    """Mean logarithm of periodograms, the same for either sign of both frequencies."""
+    mean = logarithms.mean(0)
+    mean = (mean + np.roll(mean[::-1], 1, 0)) / 2  # of a real movie it is so for both at once
+    beside = windows.usable & (windows.radius < _CUT + _BESIDE_CUT)
+    mean[~windows.usable] = np.median(mean[beside])
+    return np.asarray(ndimage.gaussian_filter(mean, _SMOOTHED, mode="wrap"))
+
+
+def _quiet_windows(movies: Sequence[NDArray[Any]]) -> _Windows | None:
+    """Look at windows of differences of frames; None where they are too few to say anything."""
     side = min(_SIDE, *(2 * (length // 2) for length in movies[0].shape[1:]))
     if side < _SMALLEST:
         return None
@@ -125,7 +198,8 @@ def measure_spectrum(movies: Sequence[NDArray[Any]]) -> Spectrum | None:
     logarithms = np.concatenate(chosen) if chosen else np.empty((0, side, side))
     if len(logarithms) < _ENOUGH:
         return None
-    return _fit(logarithms, frequency, usable, float(taper.sum() ** 2 / np.sum(taper**2)))
+    gathered = float(taper.sum() ** 2 / np.sum(taper**2))
+    return _Windows(logarithms, frequency, radius, usable, gathered)
 
 
 def _runs(movie: NDArray[Any], side: int, count: int) -> Iterator[NDArray[np.float32]]:
@@ -160,11 +234,10 @@ def _elsewhere(motion: FloatArray) -> FloatArray:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.inf))
 
 
-def _fit(
-    logarithms: FloatArray, frequency: FloatArray, usable: NDArray[np.bool_], gathered: float
-) -> Spectrum:
+def _fit(windows: _Windows) -> Spectrum:
     """Fit the series of cosines, and look at the frequencies of lines."""
-    side = len(frequency)
+    logarithms, frequency, radius = windows.logarithms, windows.frequency, windows.radius
+    usable, side = windows.usable, len(frequency)
     near = np.rint(np.abs(frequency) * side).astype(int)  # bins from the mean
     inside = usable & (near[:, None] > 1) & (near > 1)  # a taper spreads a line over two bins
     angle = 2 * np.pi * frequency
@@ -172,7 +245,6 @@ def _fit(
         [np.cos(j * angle)[:, None] * np.cos(k * angle) for j, k in ((0, 0), *ORDERS)], -1
     )
     solve = np.linalg.pinv(design[inside])
-    radius = np.hypot(frequency[:, None], frequency)
     detailed = [inside & (radius >= least) for least in (_FINE, _FINEST)]
     slopes = [np.linalg.pinv(design[some][:, _FIRST]) for some in detailed]
     group = np.arange(len(logarithms)) * _GROUPS // len(logarithms)
@@ -196,7 +268,7 @@ def _fit(
             along = near > _LINE
             line = float(np.exp((excess[along, 0] - excess[along, _BESIDE].mean(1)).mean()))
             share = float(np.exp(smooth[along, 0]).mean() / np.exp(smooth).mean())
-            lines.append((line - 1) * share / gathered)
+            lines.append((line - 1) * share / windows.gathered)
     detail, finest = map(np.array, fine)
     whole = logarithms.mean(0)[inside]
     squares = float(np.mean((whole - design[inside] @ (solve @ whole)) ** 2))

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ._denoiser_use import FittedDenoiser
+from ._dither import dithered
 from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
@@ -262,7 +263,7 @@ class Denoiser(FittedDenoiser):
         generator = torch.Generator().manual_seed(self.seed)
         self._average = Average(self.model, plan.averaging)
         updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
-        movies, moving = list(prepared.movies.values()), prepared.moving()
+        movies, moving = dithered(prepared, self.seed), prepared.moving()
         if updates is not None and begun is not None:
             # So it predicted then.
             self.model.clip_frames = frames_seen(self.model, plan, warm=first.warm)

@@ -34,6 +34,7 @@ __all__ = [
     "fill_defects",
     "measure_channels",
     "movie_groups",
+    "network_inputs",
     "network_scaling",
     "prepare_movie",
     "prepare_stack",
@@ -80,7 +81,7 @@ def prepare_movie(
             units.append(Units(model, scalings[c]))
     return PreparedMovie(
         intensities=intensities,
-        inputs=_inputs(intensities, units),
+        inputs=network_inputs(intensities, units),
         valid=torch.from_numpy(valid)[:, None],
         flow_to_previous=torch.from_numpy(flow.to_previous),
         flow_to_next=torch.from_numpy(flow.to_next),
@@ -88,7 +89,7 @@ def prepare_movie(
     )
 
 
-def _inputs(intensities: Tensor, units: Sequence[Units]) -> Tensor:
+def network_inputs(intensities: Tensor, units: Sequence[Units]) -> Tensor:
     """Intensities (T, C, Y, X) in network units; frame by frame, so that all stays in the cache."""
     inputs = torch.empty_like(intensities)
     for noisy, frame in zip(intensities, inputs, strict=True):
