@@ -35,7 +35,7 @@ _SMALLEST = 24  # px that are left along each axis
 # Mean of the noise's spectrum over its geometric mean, 1 for white noise: what a filter still makes
 # white; what it does where the spectrum has zeros between; what is looked for where it does not.
 # From `benchmarks/red_noise.py`.
-_FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 8.0, 4.65, 3.5
+_FILTERED, _WITH_ZEROS, _NEARLY_WHITE = 40.0, 4.65, 3.5
 _ZEROS = 0.4  # misfit of the series of cosines that says so
 _ALL = 0.8  # of the lines that may be copies of the one before
 _GRID = 96  # frequencies along each axis; 1, 2, 3 and 4 divide it
