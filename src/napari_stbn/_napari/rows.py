@@ -136,7 +136,7 @@ def number_row(
     """A spin box that shows numbers of any size without rounding them to nothing."""
     if kind is int:
         return SpinBox(value=int(value or 0), min=int(low), max=int(high), **options)
-    row: ValueWidget[Any] = RangedWidget(
+    row: RangedWidget[Any] = RangedWidget(
         widget_type=_Numbers, value=0.0, min=-_LARGEST, max=_LARGEST, **options
     )
     row.native.setDecimals(6 if 0 < abs(value or 0) < 0.1 else 3)

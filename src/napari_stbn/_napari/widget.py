@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari.layers import Image, Vectors
+from napari.layers import Vectors
 
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import size_in_words
@@ -55,9 +55,7 @@ class DenoiseWidget(Outcome):
         self._connect()
         self.run.ended.connect(self._finished)
         self.use(load_preferences())
-        active = viewer.layers.selection.active
-        if isinstance(active, Image):
-            self.layer.value = active
+        self.choose_active()
         self._layer_changed()
 
     def _connect(self) -> None:
