@@ -21,6 +21,7 @@ from napari_stbn._napari.rows import number_row
 def panel(widget: Any) -> QScrollArea:
     """What scrolls, with all rows shown."""
     widget.more.value = True
+    widget._inspector.forget()  # no look at the movie that outlasts the test
     area = widget.native.findChild(QScrollArea)
     assert isinstance(area, QScrollArea)
     return area
@@ -48,10 +49,10 @@ def turn_wheel(native: QWidget) -> bool:
     return event.isAccepted()
 
 
-def cut_off(area: QScrollArea) -> list[str]:
+def cut_off(panel: QWidget) -> list[str]:
     """Words that do not fit into what shows them."""
     found = []
-    for shown in area.findChildren(QWidget):
+    for shown in panel.findChildren(QWidget):
         if isinstance(shown, QAbstractSpinBox):
             text, line = shown.text(), shown.findChild(QWidget, "qt_spinbox_lineedit")
             needed, there = shown.fontMetrics().horizontalAdvance(text), line.width()
@@ -59,7 +60,7 @@ def cut_off(area: QScrollArea) -> list[str]:
             text, needed, there = shown.text(), shown.sizeHint().width(), shown.width()
         else:
             continue
-        if shown.isVisibleTo(area) and needed > there:
+        if shown.isVisibleTo(panel) and needed > there:
             found.append(text)
     return found
 
@@ -86,14 +87,28 @@ def test_the_wheel_changes_the_row_that_was_clicked(
 
 @pytest.mark.parametrize("size", [9, 16])
 def test_nothing_is_cut_off(
-    viewer: Any, panel: QScrollArea, font_size: Any, until: Any, size: int
+    viewer: Any, widget: Any, panel: QScrollArea, font_size: Any, until: Any, size: int
 ) -> None:
     font_size(size)
     viewer.window._qt_window.show()
     inner, seen = panel.widget(), panel.viewport()
     assert inner is not None
     assert seen is not None
-    until(lambda: inner.width() <= seen.width() and not cut_off(panel))
+    until(lambda: inner.width() <= seen.width() and not cut_off(widget.native))
+
+
+def test_the_run_is_in_sight_in_a_low_window(
+    viewer: Any, widget: Any, panel: QScrollArea, until: Any
+) -> None:
+    window = viewer.window._qt_window
+    window.resize(900, 600)
+    window.show()
+    bar = panel.verticalScrollBar()
+    assert bar is not None
+    until(lambda: bar.maximum() > 0)
+    for shown in (widget.run.fit.native, widget.run.status.native, widget.run.chart):
+        assert not shown.visibleRegion().isEmpty()
+    assert not panel.isAncestorOf(widget.run.native)
 
 
 def test_rows_have_names_for_those_who_hear_them(widget: Any, panel: QScrollArea) -> None:

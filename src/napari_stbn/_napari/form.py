@@ -172,12 +172,11 @@ class Form(Container[Any]):
         fill_dock(
             self.native,
             [
-                *(self.choices, self.details, self.about.native),
-                *(self.buttons["resume"].native, self.run.native, *lines),
+                *(self.choices, self.details, self.about.native, *lines),
                 *(self.hint.native, self.buttons["defaults"].native),
             ],
+            foot=[self.buttons["resume"].native, self.run.native],
         )
-
         self.buttons["resume"].native.setVisible(False)
 
     def reset_choices(self, *_args: Any) -> None:

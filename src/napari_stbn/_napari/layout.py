@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 __all__ = ["Rows", "fill_dock", "line", "wrap"]
 
-_LETTERS = 6  # that a box to choose from shows at least
+_LETTERS = 8  # that a box to choose from shows at least
 # napari leaves room beside the text that the text needs here.
 _SPIN_BOX = "QAbstractSpinBox { padding: 1px 0px; min-width: 6.5em; }"
 _IGNORED, _FIXED = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed
@@ -123,22 +123,29 @@ class _Column(QScrollArea):
         return done
 
 
-def fill_dock(dock: QWidget, widgets: Sequence[QWidget]) -> None:
-    """Put widgets below each other, scrolled where the window is low.
+def fill_dock(dock: QWidget, widgets: Sequence[QWidget], foot: Sequence[QWidget]) -> None:
+    """Put widgets below each other, scrolled where the window is low, above a foot that stays.
 
     magicgui can scroll by itself, but napari takes the inner widget out of its scroll area.
     """
-    inner, column = QWidget(), QVBoxLayout()
+    area = _Column()
+    area.setWidget(_below_each_other(widgets))
+    layout = dock.layout()
+    if isinstance(layout, QVBoxLayout):
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(area, stretch=1)
+        layout.addWidget(_below_each_other(foot))
+    dock.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+
+def _below_each_other(widgets: Sequence[QWidget]) -> QWidget:
+    """A widget that holds others, from its top on."""
+    holder, column = QWidget(), QVBoxLayout()
     column.setContentsMargins(8, 4, 8, 4)
     column.setSpacing(6)
     for widget in widgets:
         column.addWidget(widget)
     column.addStretch()
-    inner.setLayout(column)
-    area = _Column()
-    area.setWidget(inner)
-    layout = dock.layout()
-    if layout is not None:
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(area)
-    dock.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+    holder.setLayout(column)
+    return holder
