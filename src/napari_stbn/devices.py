@@ -159,8 +159,12 @@ def available_devices() -> dict[str, str]:
 
 
 def size_in_words(size: float) -> str:
-    """Bytes for a person: GB with one digit, MB where that would say nothing."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+    """Bytes for a person: TB or GB with one digit, MB or kB where that would say nothing."""
+    if size >= 1e12:
+        return f"{size / 1e12:.1f} TB"
+    if size >= 1e8:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

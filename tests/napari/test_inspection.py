@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Event, Thread
 from typing import Any
 
@@ -64,6 +65,12 @@ def test_too_little_memory_is_said_with_a_remedy(monkeypatch: pytest.MonkeyPatch
     assert len(said) == 1
     assert "2 MB are free: choose a region, fewer planes or a smaller preset." in said[0]
     assert seen.noise is not None, "noise is measured all the same"
+
+
+def test_a_run_that_is_refused_takes_no_time_and_says_real_numbers() -> None:
+    seen = look(SCENE.noisy, "TYX", replace(QUICK, memory_limit=0.0001))
+    assert seen.estimate is None
+    assert "takes about 786 kB, the limit is 100 kB; write it to a file" in seen.warnings[0]
 
 
 @pytest.mark.parametrize("axes", ["TCYX", "CTYX", "TZCYX", "YXT", "TYXS"])

@@ -159,6 +159,30 @@ def test_the_menu_denoises_with_the_last_settings(viewer: Any) -> None:
     assert (made.preset, made.max_steps, dict(made.training)) == ("preview", 2, TINY.training)
 
 
+def test_the_menu_denoises_the_movie_behind_a_result(viewer: Any, notes: list[Any]) -> None:
+    viewer.add_image(MOVIE, name="other")
+    viewer.add_image(MOVIE, name="cells")
+    for kind in ("uncertainty", "flow colour", "residual", "preview", "denoised"):
+        made = {"napari-stbn": {"kind": kind, "source": "cells"}}
+        viewer.add_image(MOVIE, name=f"cells {kind}", metadata=made)
+    widget = widget_of(viewer)
+    assert widget.layer.value.name == "cells", "a widget opened while a result is active"
+    assert [layer.name for layer in widget.layer.choices] == ["other", "cells"]
+    widget.layer.value = viewer.layers["other"]
+    again = get_app_model().commands.execute_command
+    again("napari-stbn.again").result()
+    job = running_job()
+    assert job is not None
+    assert job.title == "cells"
+    job.cancel()
+    assert job.wait(60) == []
+    viewer.layers.remove("cells")
+    viewer.layers.selection = {viewer.layers["cells denoised"]}
+    again("napari-stbn.again").result()
+    assert running_job() is None, "the other movie was not selected"
+    assert "what it was made from is not open; select the movie to denoise" in notes[-1].message
+
+
 def test_the_menu_says_what_is_wrong_in_one_sentence(viewer: Any, notes: list[Any]) -> None:
     viewer.add_image(MOVIE[0], name="one")
     get_app_model().commands.execute_command("napari-stbn.again").result()
@@ -168,6 +192,15 @@ def test_the_menu_says_what_is_wrong_in_one_sentence(viewer: Any, notes: list[An
 
 
 # ---------------------------------------------------------------- samples and models
+
+
+def test_a_sample_is_denoised_not_its_truth(viewer: Any) -> None:
+    widget = widget_of(viewer)
+    truth, noisy = viewer.open_sample("napari-stbn", "simulated_cells")
+    assert widget.layer.value.name == noisy.name
+    assert [layer.name for layer in widget.layer.choices] == [noisy.name]
+    viewer.layers.remove(noisy)
+    assert widget.layer.value.name == truth.name, "where there is nothing else"
 
 
 @pytest.mark.parametrize("key", ["simulated_cells", "simulated_vesicles", "simulated_flashes"])

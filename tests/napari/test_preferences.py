@@ -110,6 +110,8 @@ def test_settings_there_and_back() -> None:
         max_steps=9,
         device="cpu",
         flow="none",
+        correlation="off",
+        flicker="off",
         channels="joint",
         seed=3,
         precision="float32",
@@ -133,6 +135,8 @@ def test_settings_there_and_back() -> None:
         '{"max_steps": -3}',
         '{"precision": "half"}',
         '{"channels": "odd"}',
+        '{"correlation": "odd"}',
+        '{"flicker": 5}',
         '{"training": 5}',
         '{"training": {"depth": 3}}',
         '{"training": {"batch": 0}}',
@@ -172,7 +176,9 @@ def test_the_widget_keeps_what_a_fit_used(plugin: PluginManifest, make_napari_vi
     widget.flow_density.value = 8
     widget.preview.value = False
     widget.show_residual.value = True
-    for name, value in {"max_steps": 2, "seed": 5, "joint": "separate"}.items():
+    widget.correlation.value = "off"
+    rows = {"max_steps": 2, "seed": 5, "joint": "separate", "flicker": "off"}
+    for name, value in rows.items():
         widget.advanced[name].value = value
     for name, value in {"clip_frames": 4, "clip_size": 16, "batch": 1, "checks": 2}.items():
         widget.training[name].value = value

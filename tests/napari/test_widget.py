@@ -19,6 +19,7 @@ from scipy import ndimage
 
 import napari_stbn as stbn
 from napari_stbn._napari.form import positions
+from napari_stbn._napari.run_panel import duration_in_words
 from napari_stbn.settings import RunSettings
 from napari_stbn.training import TrainingConfig
 
@@ -274,6 +275,34 @@ def test_noise_memory_and_time_are_shown(widget: Any, looked: Callable[[Any], st
         assert getattr(widget, name).value == pytest.approx(getattr(measured, name), abs=1e-3)
     assert widget.noise.value == "estimate"
     assert widget.settings().noise == "estimate"
+
+
+def test_what_a_long_run_takes_is_said_in_words(widget: Any, looked: Callable[[Any], str]) -> None:
+    looked(widget)
+    run = replace(
+        widget.inspection.estimate, bytes=int(3.579e12), free=int(2.32e10), denoise_seconds=366_515
+    )
+    widget._inspected(replace(widget.inspection, estimate=run))
+    assert widget.about.value.startswith(
+        "About 3.6 TB of 23.2 GB, fit at most 30 s, then denoising about 4 d 5 h."
+    )
+    endless = replace(run, fit_seconds=float("inf"), denoise_seconds=90)
+    widget._inspected(replace(widget.inspection, estimate=endless))
+    assert "23.2 GB, denoising about 1 min 30 s." in widget.about.value
+    words = {0: "0 s", 59.6: "1 min", 7_199: "1 h 59 min", 7_230: "2 h", 86_400: "1 d"}
+    assert {seconds: duration_in_words(seconds) for seconds in words} == words
+
+
+def test_axes_that_were_corrected_are_no_longer_guessed(
+    widget: Any, looked: Callable[[Any], str]
+) -> None:
+    assert "Axes guessed as TYX" in widget.about.value
+    assert "Axes guessed as TYX" in looked(widget)
+    widget.axes.value = "YXT"
+    assert "guessed" not in widget.about.value
+    assert "guessed" not in looked(widget)
+    widget.axes.value = "TYX"
+    assert "Axes guessed as TYX" in looked(widget)
 
 
 def test_an_edited_noise_model_is_what_the_fit_uses(

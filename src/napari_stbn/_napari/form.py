@@ -14,6 +14,7 @@ from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.settings import RunSettings
 from napari_stbn.training import TrainingConfig
 
+from ._own_layers import movie_of, movies
 from .compare import KEY
 from .layers import LayerStack, layer_stack
 from .layout import Rows, fill_dock, line, wrap
@@ -171,12 +172,11 @@ class Form(Container[Any]):
         fill_dock(
             self.native,
             [
-                *(self.choices, self.details, self.about.native),
-                *(self.buttons["resume"].native, self.run.native, *lines),
+                *(self.choices, self.details, self.about.native, *lines),
                 *(self.hint.native, self.buttons["defaults"].native),
             ],
+            foot=[self.buttons["resume"].native, self.run.native],
         )
-
         self.buttons["resume"].native.setVisible(False)
 
     def reset_choices(self, *_args: Any) -> None:
@@ -184,8 +184,14 @@ class Form(Container[Any]):
         for row in (self.layer, self.region, self.start):
             row.reset_choices()
 
+    def choose_active(self) -> None:
+        """Take the active layer, or the movie that it was made from, if there is one."""
+        movie = movie_of(self._viewer.layers, self._viewer.layers.selection.active)
+        if movie is not None:
+            self.layer.value = movie
+
     def _movies(self, _widget: object = None) -> list[Image]:
-        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return movies(self._viewer.layers)
 
     def _regions(self, _widget: object = None) -> list[tuple[str, Any]]:
         drawn = [layer for layer in self._viewer.layers if isinstance(layer, Shapes)]

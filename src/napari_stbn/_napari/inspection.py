@@ -86,6 +86,7 @@ def inspect_stack(stack: Stack, settings: RunSettings) -> Inspection:
                 "are free: choose a region, fewer planes or a smaller preset."
             )
     except (ValueError, MemoryError) as error:
+        estimate = None  # a run that is refused takes no time
         warnings.append(str(error))
     noise = None
     try:

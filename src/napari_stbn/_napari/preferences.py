@@ -14,7 +14,10 @@ from .rows import check_values
 __all__ = ["Preferences", "load_preferences", "save_preferences"]
 
 _PLUGIN, _PAGE = "napari-stbn", "denoising"
-_ADVANCED = ("max_steps", "channels", "seed", "precision", "memory_limit", "turns", "training")
+_ADVANCED = (
+    *("max_steps", "correlation", "flicker", "channels", "seed", "precision"),
+    *("memory_limit", "turns", "training"),
+)
 
 
 @dataclass(frozen=True)

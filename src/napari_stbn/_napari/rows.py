@@ -7,12 +7,31 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal
 
-from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, LineEdit, SpinBox
-from magicgui.widgets.bases import ValueWidget
+from magicgui.backends._qtpy.widgets import FloatSpinBox as QtFloatSpinBox
+from magicgui.backends._qtpy.widgets import QBaseRangedWidget
+from magicgui.widgets import CheckBox, ComboBox, LineEdit, SpinBox
+from magicgui.widgets.bases import RangedWidget, ValueWidget
+from qtpy.QtWidgets import QDoubleSpinBox
 
 __all__ = ["check_values", "field_row", "field_rows", "number_row"]
 
 _LARGEST = 1_000_000_000
+
+
+class _NumberBox(QDoubleSpinBox):
+    """A spin box whose decimals are for typing: zeros at the end are not shown."""
+
+    def textFromValue(self, value: float) -> str:  # noqa: N802
+        """The number as short as it can be said."""
+        text, point = super().textFromValue(value), self.locale().decimalPoint()
+        return text.rstrip("0").removesuffix(point) if point in text else text
+
+
+class _Numbers(QtFloatSpinBox):
+    """What magicgui wants to know of it."""
+
+    def __init__(self, **options: Any) -> None:
+        QBaseRangedWidget.__init__(self, _NumberBox, **options)
 
 
 def field_rows(cls: type, leave_out: typing.Collection[str] = ()) -> dict[str, ValueWidget[Any]]:
@@ -117,7 +136,9 @@ def number_row(
     """A spin box that shows numbers of any size without rounding them to nothing."""
     if kind is int:
         return SpinBox(value=int(value or 0), min=int(low), max=int(high), **options)
-    row = FloatSpinBox(value=0.0, min=-_LARGEST, max=_LARGEST, **options)
+    row: RangedWidget[Any] = RangedWidget(
+        widget_type=_Numbers, value=0.0, min=-_LARGEST, max=_LARGEST, **options
+    )
     row.native.setDecimals(6 if 0 < abs(value or 0) < 0.1 else 3)
     row.min, row.max = low, high
     row.value = value or 0.0

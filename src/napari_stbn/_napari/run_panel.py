@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._run import RunProgress
     from .job import DenoisingJob
 
-__all__ = ["RunPanel", "in_words"]
+__all__ = ["RunPanel", "duration_in_words", "in_words"]
 
 # White on this blue has a contrast of 5 in both themes.
 _PRIMARY = """
@@ -160,14 +160,16 @@ def in_words(progress: RunProgress) -> str:
     if progress.steps_per_second:
         words.append(f"{progress.steps_per_second:.1f} steps/s")
     if progress.remaining is not None:
-        words.append(f"{_duration(progress.remaining)} left")
+        words.append(f"{duration_in_words(progress.remaining)} left")
     return " · ".join(words)
 
 
-def _duration(seconds: float) -> str:
-    """Seconds for a person."""
+def duration_in_words(seconds: float) -> str:
+    """Seconds for a person, in the two largest units that say something."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"

@@ -104,7 +104,7 @@ def _simulated(name: str, *, kind: str, photons: float, seed: int = 0) -> list[L
         "seed": movie.seed,
     }
 
-    def layer(data: NDArray[Any], name: str, kind: str, visible: bool) -> LayerTuple:
+    def layer(data: NDArray[Any], name: str, visible: bool, **about: str) -> LayerTuple:
         options = {
             "name": name,
             "visible": visible,
@@ -112,13 +112,13 @@ def _simulated(name: str, *, kind: str, photons: float, seed: int = 0) -> list[L
             "scale": (_INTERVAL, _PIXEL, _PIXEL),
             "units": ("s", "µm", "µm"),
             "axis_labels": ("t", "y", "x"),
-            "metadata": {"napari-stbn": {"kind": kind, **camera}},
+            "metadata": {"napari-stbn": {**about, **camera}},
         }
         return data, options, "image"
 
     return [
-        layer(movie.clean, f"{name} truth", "truth", visible=False),
-        layer(movie.noisy, name, "simulated", visible=True),
+        layer(movie.clean, f"{name} truth", visible=False, kind="truth", source=name),
+        layer(movie.noisy, name, visible=True, kind="simulated"),
     ]
 
 

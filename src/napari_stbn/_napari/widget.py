@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari.layers import Image, Vectors
+from napari.layers import Vectors
 
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import size_in_words
@@ -19,6 +20,7 @@ from .inspector import Inspector
 from .layers import guess_layer_axes
 from .outcome import Outcome
 from .preferences import Preferences, load_preferences, save_preferences
+from .run_panel import duration_in_words
 from .scripting import start_denoising
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class DenoiseWidget(Outcome):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__(viewer)
         self.inspection: Inspection | None = None
-        self._guess = ""  # what was guessed about the axes
+        self._guess = "", ""  # axes, and how they were guessed
         self._toggle = Toggle()
         self._inspector = Inspector(self._inspected)
         self._closing = Closing(self)
@@ -53,9 +55,7 @@ class DenoiseWidget(Outcome):
         self._connect()
         self.run.ended.connect(self._finished)
         self.use(load_preferences())
-        active = viewer.layers.selection.active
-        if isinstance(active, Image):
-            self.layer.value = active
+        self.choose_active()
         self._layer_changed()
 
     def _connect(self) -> None:
@@ -90,7 +90,8 @@ class DenoiseWidget(Outcome):
         """Guess the axes of another layer."""
         self.noise.value = "estimate"
         if self.layer.value is not None:
-            self.axes.value, self._guess = guess_layer_axes(self.layer.value)
+            self._guess = guess_layer_axes(self.layer.value)
+            self.axes.value = self._guess[0]
         self._look()
 
     def _look(self) -> None:
@@ -107,7 +108,7 @@ class DenoiseWidget(Outcome):
             self.inspection = None
             self.about.value = f"⚠ {error}"
             return
-        self.about.value = "\n".join(filter(None, [self._guess, "looking at the movie…"]))
+        self.about.value = "\n".join([*self._axes_guessed(), "looking at the movie…"])
         self._inspector.look_at(source.stack, self.settings())
 
     def _inspected(self, inspection: Inspection) -> None:
@@ -129,20 +130,27 @@ class DenoiseWidget(Outcome):
         inspection = self.inspection
         if inspection is None:
             return
-        lines = [self._guess] if self._guess else []
+        lines = self._axes_guessed()
         lines += [f"⚠ {sentence}" for sentence in inspection.warnings]
         run = inspection.estimate
         if run is not None:
             budget = self.time_budget.value or run.fit_seconds
+            limited = math.isfinite(budget)
+            fit = f"fit at most {duration_in_words(budget)}, then " if limited else ""
             lines.insert(
                 0,
-                f"About {size_in_words(run.bytes)} of {size_in_words(run.free)}, fit at most "
-                f"{budget:.0f} s, then denoising about {max(1, run.denoise_seconds):.0f} s.",
+                f"About {size_in_words(run.bytes)} of {size_in_words(run.free)}, {fit}"
+                f"denoising about {duration_in_words(max(1, run.denoise_seconds))}.",
             )
             self.about.tooltip = run.pieces
         if inspection.noise is not None and inspection.noise.sentence:
             lines.insert(int(run is not None), inspection.noise.sentence)
         self.about.value = "\n".join(lines)
+
+    def _axes_guessed(self) -> list[str]:
+        """How the axes were guessed, where the user has not corrected them."""
+        letters, sentence = self._guess
+        return [sentence] if sentence and self.axes.value.upper() == letters else []
 
     def _noise_given(self) -> None:
         if not self._filling:

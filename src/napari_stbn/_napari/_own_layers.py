@@ -1,0 +1,36 @@
+"""Layers that this plugin has added, and the movies that they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from napari.layers import Image, Layer
+
+from ._comparison import METADATA
+
+__all__ = ["movie_of", "movies"]
+
+# Not "simulated" and "sample": those are movies to denoise.
+_OWN = ("truth", "denoised", "uncertainty", "flow", "flow colour", "residual", "preview", "swipe")
+
+
+def movies(layers: Iterable[Layer]) -> list[Image]:
+    """Image layers that one may want to denoise: ours only where there are no others."""
+    images = [layer for layer in layers if isinstance(layer, Image)]
+    return [layer for layer in images if _about(layer).get("kind") not in _OWN] or images
+
+
+def movie_of(layers: Iterable[Layer], layer: Layer | None) -> Image | None:
+    """The movie that a layer stands for: itself, or what it was made from; None if that is gone."""
+    offered = movies(layers)
+    if layer in offered:
+        return layer
+    source = _about(layer).get("source")
+    return next((movie for movie in offered if movie.name == source), None)
+
+
+def _about(layer: Layer | None) -> dict[str, Any]:
+    """What is noted about a layer of ours."""
+    about = None if layer is None else layer.metadata.get(METADATA)
+    return about if isinstance(about, dict) else {}
