@@ -118,7 +118,6 @@ def test_other_channels_are_left_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_a_fit_does_not_learn_what_the_filter_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without, it had 28.6 dB after 100 steps, and 6 % of the truth within one deviation."""
     made = stbn.simulate((16, 96, 96), seed=4)
