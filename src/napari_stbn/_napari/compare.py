@@ -11,7 +11,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
-from ._comparison import METADATA, Comparison, bare, set_until
+from ._comparison import METADATA, Comparison, bare, end_comparison, set_until
 from ._swipe import Swipe
 
 __all__ = ["KEY", "SideBySide", "Swipe", "Toggle", "find_pairs", "show_side_by_side"]
@@ -66,6 +66,10 @@ class SideBySide(Comparison):
         if self.viewer.dims.ndisplay == 2:
             self._keep_in_view(undo, seen)
 
+    def _is_covered_by(self, layer: Layer) -> bool:
+        """Any layer that is shown takes a cell of the grid."""
+        return layer.visible
+
     def _keep_in_view(self, undo: ExitStack, seen: np.ndarray[Any, Any]) -> None:
         """Zoom out so that the half of the canvas shows of the image what the whole one did."""
         camera, displayed = self.viewer.scene.camera, list(self.viewer.dims.displayed)
@@ -112,7 +116,8 @@ def show_side_by_side(viewer: ViewerModel, original: Image, denoised: Image, on:
 class Toggle:
     """A key that shows the original where the denoised layer is shown, and back.
 
-    The pair is that of the selected layers, or the topmost of the viewer.
+    The pair is that of the selected layers, or the topmost of the viewer. A comparison of another
+    kind ends, since its labels would lie.
     """
 
     def __init__(self) -> None:
@@ -156,6 +161,7 @@ class Toggle:
         if not pairs:
             viewer.status = "There is no denoised layer to compare with its original."
             return
+        end_comparison(viewer)
         chosen = [pair for pair in pairs if viewer.layers.selection & set(pair)] or pairs[-1:]
         show = not chosen[-1][1].visible
         for original, denoised in chosen:
