@@ -17,6 +17,7 @@ from napari.layers.utils._link_layers import layer_is_linked
 from napari.utils.key_bindings import KeymapHandler, coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
+from napari_stbn._napari._origin import remember_source
 from napari_stbn._napari.compare import (
     KEY,
     SideBySide,
@@ -439,3 +440,14 @@ def test_one_comparison_ends_the_other(viewer: Any) -> None:
     assert viewer.canvas.grid.enabled
     viewer.canvas.grid.enabled = False
     assert viewer.layers["other"].visible
+
+
+def test_a_pair_survives_new_names() -> None:
+    viewer = ViewerModel()
+    original, denoised = _fill(viewer)
+    remember_source(denoised, original)
+    original.name = "renamed"
+    viewer.add_image(np.zeros((5, 32, 40)), name="cells")
+    assert find_pairs(viewer) == [(original, denoised)]
+    viewer.layers.remove(original)
+    assert find_pairs(viewer) == []

@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from ._comparison import METADATA, Comparison, bare, end_comparison, set_until
+from ._origin import source_of
 from ._swipe import Swipe
 
 __all__ = ["KEY", "SideBySide", "Swipe", "Toggle", "find_pairs", "show_side_by_side"]
@@ -32,13 +33,13 @@ def find_pairs(viewer: ViewerModel) -> list[tuple[Image, Image]]:
     list of (original, denoised)
         From the lowest denoised layer to the topmost; those whose source is gone are left out.
     """
-    layers = {layer.name: layer for layer in bare(viewer).layers}
+    layers = list(bare(viewer).layers)
     pairs = []
-    for layer in layers.values():
+    for layer in layers:
         made = layer.metadata.get(METADATA)
         if isinstance(layer, Image) and isinstance(made, dict) and made.get("kind") == "denoised":
-            original = layers.get(made.get("source", ""))
-            if isinstance(original, Image) and original is not layer:
+            original = source_of(layer, layers)
+            if isinstance(original, Image):
                 pairs.append((original, layer))
     return pairs
 
