@@ -69,7 +69,7 @@ class SideBySide(Comparison):
 
     def _is_covered_by(self, layer: Layer) -> bool:
         """Any layer that is shown takes a cell of the grid."""
-        return layer.visible
+        return bool(layer.visible)
 
     def _keep_in_view(self, undo: ExitStack, seen: np.ndarray[Any, Any]) -> None:
         """Zoom out so that the half of the canvas shows of the image what the whole one did."""
