@@ -17,6 +17,7 @@ from napari.layers.utils._link_layers import layer_is_linked
 from napari.utils.key_bindings import KeymapHandler, coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
+from napari_stbn._napari._origin import remember_source
 from napari_stbn._napari.compare import (
     KEY,
     SideBySide,
@@ -376,3 +377,77 @@ def test_the_pair_of_the_selected_layer_is_toggled() -> None:
     viewer.layers.selection.active = viewer.layers["labels"]
     toggle.toggle(viewer)
     assert (viewer.layers["other"].visible, second.visible) == (True, False)
+
+
+@pytest.mark.parametrize("kind", [SideBySide, Swipe])
+def test_another_image_ends_the_comparison(viewer: Any, kind: Callable[..., Any]) -> None:
+    original, denoised = _fill(viewer)
+    before = _state(viewer)
+    comparison = kind(viewer, original, denoised)
+    comparison.on()
+    hidden = viewer.add_image(np.zeros((5, 32, 40)), visible=False)
+    assert comparison.is_on
+    viewer.layers.remove(hidden)
+    preview = Image(np.ones((32, 40)), name="cells preview")
+    viewer.layers.insert(viewer.layers.index(original) + 1, preview)
+    assert not comparison.is_on
+    assert (original.visible, denoised.visible, preview.visible) == (True, True, True)
+    viewer.layers.remove(preview)
+    after = _state(viewer)
+    assert [after[key] for key in ("layers", "linked", "grid", "overlays", "mouse")] == [
+        before[key] for key in ("layers", "linked", "grid", "overlays", "mouse")
+    ]
+
+
+def test_drawing_does_not_end_a_swipe(viewer: Any) -> None:
+    swipe = Swipe(viewer, *_fill(viewer))
+    swipe.on()
+    viewer.add_shapes()
+    assert swipe.is_on
+    swipe.off()
+
+
+@pytest.mark.parametrize("kind", [SideBySide, Swipe])
+def test_the_key_ends_the_comparison(viewer: Any, kind: Callable[..., Any]) -> None:
+    original, denoised = _fill(viewer)
+    comparison = kind(viewer, original, denoised)
+    comparison.on()
+    Toggle().toggle(viewer)
+    assert not comparison.is_on
+    assert (original.visible, denoised.visible) == (True, False)
+    assert not viewer.canvas.overlays.keys() & {"napari-stbn denoised", "napari-stbn original"}
+
+
+def test_the_grid_ends_a_swipe_and_stays(viewer: Any) -> None:
+    original, denoised = _fill(viewer)
+    swipe = Swipe(viewer, original, denoised)
+    swipe.on()
+    viewer.canvas.grid.enabled = True
+    assert not swipe.is_on
+    assert viewer.canvas.grid.enabled
+    swipe.on()
+    assert not viewer.canvas.grid.enabled
+    swipe.off()
+    assert viewer.canvas.grid.enabled
+
+
+def test_one_comparison_ends_the_other(viewer: Any) -> None:
+    original, denoised = _fill(viewer)
+    swipe = Swipe(viewer, original, denoised)
+    swipe.on()
+    show_side_by_side(viewer, original, denoised, True)
+    assert not swipe.is_on
+    assert viewer.canvas.grid.enabled
+    viewer.canvas.grid.enabled = False
+    assert viewer.layers["other"].visible
+
+
+def test_a_pair_survives_new_names() -> None:
+    viewer = ViewerModel()
+    original, denoised = _fill(viewer)
+    remember_source(denoised, original)
+    original.name = "renamed"
+    viewer.add_image(np.zeros((5, 32, 40)), name="cells")
+    assert find_pairs(viewer) == [(original, denoised)]
+    viewer.layers.remove(original)
+    assert find_pairs(viewer) == []

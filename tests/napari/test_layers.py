@@ -18,6 +18,7 @@ import zarr  # noqa: E402
 from napari.components import ViewerModel  # noqa: E402
 from napari.layers import Image, Labels, Layer, Points, Shapes  # noqa: E402
 
+from napari_stbn._napari.compare import find_pairs  # noqa: E402
 from napari_stbn._napari.layers import (  # noqa: E402
     LayerStack,
     Region,
@@ -235,6 +236,16 @@ def test_big_endian_and_a_read_only_map(tmp_path: Path) -> None:
     assert source.stack.movie().dtype == np.uint16
     denoised = result_layers(source, result_of(source))[0]
     np.testing.assert_array_equal(denoised.data, data[:, :16, :16].astype(np.float32) - 1)
+
+
+def test_results_know_their_source_by_more_than_its_name() -> None:
+    layer = Image(array("TYX"), name="cells")
+    source = layer_stack(layer)
+    denoised = result_layers(source, result_of(source))[0]
+    layer.name = "renamed"
+    viewer = ViewerModel()
+    viewer.layers.extend([layer, Image(array("TYX"), name="cells"), denoised])
+    assert find_pairs(viewer) == [(layer, denoised)]
 
 
 def test_multiscale_takes_the_full_resolution() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-__all__ = ["physical_scale", "placement", "unit_factors"]
+__all__ = ["data_to_world", "physical_scale", "placement", "unit_factors"]
 
 _TOLERANCE = 1e-9  # relative; below it a matrix was put together again exactly
 
@@ -35,7 +35,7 @@ def physical_scale(layer: Layer, axes: str) -> tuple[dict[str, float], float | N
         Of Z, Y and X where known.
     frame_interval : float or None [s]
     """
-    linear = _data_to_world(layer)[:-1, :-1]
+    linear = data_to_world(layer)[:-1, :-1]
     # The length of a column is the size of a pixel also where the layer is rotated.
     sizes = np.sqrt((linear**2).sum(0))
     pixel_size: dict[str, float] = {}
@@ -69,7 +69,7 @@ def placement(layer: Layer, selection: Sequence[slice]) -> dict[str, Any]:
     starts = [float(part.start or 0) for part in selection[: layer.ndim]]
     affine = np.array(layer.affine.affine_matrix)
     # Not rotate and scale as the layer tells them: their signs disagree for mirrored layers.
-    inner = np.linalg.solve(affine, _data_to_world(layer))
+    inner = np.linalg.solve(affine, data_to_world(layer))
     linear, translate = inner[:-1, :-1], inner[:-1, -1]
     translate = translate + linear @ starts
     common = {
@@ -112,7 +112,7 @@ def _factor(unit: pint.Unit, goal: pint.Unit | str) -> float | None:
         return None
 
 
-def _data_to_world(layer: Layer) -> npt.NDArray[np.float64]:
+def data_to_world(layer: Layer) -> npt.NDArray[np.float64]:
     """Matrix from data to world coordinates, (ndim + 1, ndim + 1), with all transforms."""
     ndim = layer.ndim
     matrix = np.eye(ndim + 1)

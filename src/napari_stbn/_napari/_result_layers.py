@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Image
 
+from napari_stbn._napari._origin import remember_source
 from napari_stbn._napari._placement import placement
 from napari_stbn._napari.flow_layers import FLOW_KEY, flow_colour_image, flow_vectors
 from napari_stbn.stack import cast_like
@@ -80,6 +81,7 @@ def result_layers(
         layer.name = f"{source.layer.name} {kind}"
         own = layer.metadata.get("napari-stbn", {})
         layer.metadata["napari-stbn"] = {**given, **_plain(own), "kind": kind}
+        remember_source(layer, source.layer)
         return layer
 
     layers = [finish(_denoised_layer(source, result.denoised), "denoised")]

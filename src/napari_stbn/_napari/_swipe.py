@@ -12,7 +12,7 @@ from napari.components.overlays import TextOverlay
 from napari.experimental import layers_linked
 from napari.layers import Image, Layer
 
-from ._comparison import METADATA, Comparison, connect
+from ._comparison import METADATA, Comparison, connect, set_until
 
 __all__ = ["Swipe"]
 
@@ -90,6 +90,8 @@ class Swipe(Comparison):
             )
         self._show_only(undo, (self.original,), Image)
         self._same_contrast(undo)
+        if self.viewer.canvas.grid.enabled:  # it would tear strip and original apart
+            set_until(undo, self.viewer.canvas.grid, enabled=False)
         self.strip = strip = self._make_strip()
         undo.callback(self._remove_strip)
         chosen, active = set(layers.selection), layers.selection.active

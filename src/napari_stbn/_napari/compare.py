@@ -11,7 +11,8 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
-from ._comparison import METADATA, Comparison, bare, set_until
+from ._comparison import METADATA, Comparison, bare, end_comparison, set_until
+from ._origin import source_of
 from ._swipe import Swipe
 
 __all__ = ["KEY", "SideBySide", "Swipe", "Toggle", "find_pairs", "show_side_by_side"]
@@ -32,13 +33,13 @@ def find_pairs(viewer: ViewerModel) -> list[tuple[Image, Image]]:
     list of (original, denoised)
         From the lowest denoised layer to the topmost; those whose source is gone are left out.
     """
-    layers = {layer.name: layer for layer in bare(viewer).layers}
+    layers = list(bare(viewer).layers)
     pairs = []
-    for layer in layers.values():
+    for layer in layers:
         made = layer.metadata.get(METADATA)
         if isinstance(layer, Image) and isinstance(made, dict) and made.get("kind") == "denoised":
-            original = layers.get(made.get("source", ""))
-            if isinstance(original, Image) and original is not layer:
+            original = source_of(layer, layers)
+            if isinstance(original, Image):
                 pairs.append((original, layer))
     return pairs
 
@@ -65,6 +66,10 @@ class SideBySide(Comparison):
         set_until(undo, grid, stride=1 if below else -1, shape=(1, 2), spacing=4, enabled=True)
         if self.viewer.dims.ndisplay == 2:
             self._keep_in_view(undo, seen)
+
+    def _is_covered_by(self, layer: Layer) -> bool:
+        """Any layer that is shown takes a cell of the grid."""
+        return bool(layer.visible)
 
     def _keep_in_view(self, undo: ExitStack, seen: np.ndarray[Any, Any]) -> None:
         """Zoom out so that the half of the canvas shows of the image what the whole one did."""
@@ -112,7 +117,8 @@ def show_side_by_side(viewer: ViewerModel, original: Image, denoised: Image, on:
 class Toggle:
     """A key that shows the original where the denoised layer is shown, and back.
 
-    The pair is that of the selected layers, or the topmost of the viewer.
+    The pair is that of the selected layers, or the topmost of the viewer. A comparison of another
+    kind ends, since its labels would lie.
     """
 
     def __init__(self) -> None:
@@ -156,6 +162,7 @@ class Toggle:
         if not pairs:
             viewer.status = "There is no denoised layer to compare with its original."
             return
+        end_comparison(viewer)
         chosen = [pair for pair in pairs if viewer.layers.selection & set(pair)] or pairs[-1:]
         show = not chosen[-1][1].visible
         for original, denoised in chosen:

@@ -115,6 +115,10 @@ class Outcome(Form):
         """
         if self._last is None or self._last[2].state != "done":
             raise ValueError("there is no result yet; denoise a movie first")
+        if self._last[2].result is None:
+            raise ValueError(
+                "the denoised layer was removed, and its result with it; denoise the movie again"
+            )
         asked = path is None
         path = path or ask_save(self.native, "Write report", "report.html", "Report (*.html)")
         if path is not None:

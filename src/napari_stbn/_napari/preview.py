@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._placement import data_to_world
 from ._run import Look, View
 from ._screen import garbage_kept
 from .layers import LayerStack, visible_region
@@ -13,6 +14,7 @@ from .layers import LayerStack, visible_region
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
+    from numpy.typing import NDArray
 
     from .job import DenoisingJob
 
@@ -34,8 +36,8 @@ class Preview:
         self.viewer, self.source, self.job = viewer, source, job
         self.layer: Image | None = None
         self._wanted = True  # until the user removes the layer
-        viewer.dims.events.current_step.connect(self._moved)
-        viewer.scene.camera.events.connect(self._moved)
+        for emitter in self._emitters():
+            emitter.connect(self._moved)
         viewer.layers.events.removed.connect(self._removed)
         job.looked.connect(self._show)
         job.finished.connect(self.close)
@@ -47,8 +49,8 @@ class Preview:
 
     def close(self, _state: str = "") -> None:
         """Remove the layer and forget the viewer."""
-        self.viewer.dims.events.current_step.disconnect(self._moved)
-        self.viewer.scene.camera.events.disconnect(self._moved)
+        for emitter in self._emitters():
+            emitter.disconnect(self._moved)
         self.viewer.layers.events.removed.disconnect(self._removed)
         self.job.looked.disconnect(self._show)
         self.job.finished.disconnect(self.close)
@@ -57,6 +59,11 @@ class Preview:
         if layer is not None and layer in self.viewer.layers:
             with garbage_kept():
                 self.viewer.layers.remove(layer)
+
+    def _emitters(self) -> list[Any]:
+        """What tells that something else is on the screen."""
+        dims = self.viewer.dims.events
+        return [dims.current_step, dims.order, dims.ndisplay, self.viewer.scene.camera.events]
 
     def _removed(self, event: Any) -> None:
         if self.layer is not None and event.value is self.layer:
@@ -69,14 +76,7 @@ class Preview:
             return
         view = self._view()
         before, self.job.controls.view = self.job.controls.view, view
-        if view is None:
-            return
-        other = before is None or (before.frame, before.plane, before.channel) != (
-            view.frame,
-            view.plane,
-            view.channel,
-        )
-        if self.layer is not None and other:
+        if self.layer is not None and _place(before) != _place(view):
             self.layer.opacity = 0.0  # a preview of another frame would lie
 
     def _view(self) -> View | None:
@@ -84,6 +84,8 @@ class Preview:
         layer, axes = self.source.layer, self.source.axes
         if self.viewer.dims.ndisplay != 2 or layer.rgb or layer not in self.viewer.layers:
             return None
+        if layer.ndim != len(axes):
+            return None  # its data were replaced
         displayed = {a - self.viewer.dims.ndim + len(axes) for a in self.viewer.dims.displayed}
         if displayed != {axes.index("Y"), axes.index("X")}:
             return None
@@ -108,40 +110,49 @@ class Preview:
 
     def _show(self, look: Look) -> None:
         now = self.job.controls.view
-        place = (look.view.frame, look.view.plane, look.view.channel)
-        if now is None or place != (now.frame, now.plane, now.channel):
+        if now is None or _place(look.view) != _place(now):
             return
         if self.layer is None:
             if not self._wanted:
                 return
             self.layer = self._add(look)
         else:
-            self.layer.data = look.image
-            self.layer.translate = self._translate(look)
+            self.layer.data = self._data(look)
+            self.layer.affine = self._affine(look.view)  # anew: the user may have moved the source
+            if self.layer.units != self.source.layer.units:
+                self.layer.units = self.source.layer.units
             self.layer.opacity = 1.0
 
-    def _translate(self, look: Look) -> Any:
-        """Where the preview lies in the world."""
-        layer, axes = self.source.layer, self.source.axes
-        place = np.zeros(layer.ndim)
-        for axis, start in (("Y", look.view.rows[0]), ("X", look.view.columns[0])):
-            at = axes.index(axis)
-            place[at] = start + (self.source.selection[at].start or 0)
-        world = np.asarray(layer.data_to_world(place))
-        return world[[axes.index("Y"), axes.index("X")]]
+    def _data(self, look: Look) -> NDArray[np.float32]:
+        """The image with the axes of the source, those besides Y and X of length 1."""
+        axes = self.source.axes
+        image = look.image if axes.index("Y") < axes.index("X") else look.image.T
+        return np.expand_dims(image, [at for at, axis in enumerate(axes) if axis not in "YX"])
+
+    def _affine(self, view: View) -> NDArray[np.float64]:
+        """Where the preview lies in the world, with all that moves, turns or shears the source."""
+        starts = {"T": view.frame, "C": view.channel, "Z": view.plane}
+        starts |= {"Y": view.rows[0], "X": view.columns[0]}
+        # A step is that of planes or channels; Y and X have none.
+        corner = [
+            (part.start or 0) + starts.get(axis, 0) * (part.step or 1)
+            for axis, part in zip(self.source.axes, self.source.selection, strict=True)
+        ]
+        matrix = data_to_world(self.source.layer)
+        matrix[:-1, -1] += matrix[:-1, :-1] @ corner
+        return matrix
 
     def _add(self, look: Look) -> Image:
         from napari.layers import Image
 
-        layer, axes = self.source.layer, self.source.axes
-        at = [axes.index("Y"), axes.index("X")]
+        layer = self.source.layer
         preview = Image(
-            look.image,
+            self._data(look),
             name=f"{layer.name} preview",
-            scale=np.asarray(layer.scale)[at],
-            translate=self._translate(look),
-            units=[layer.units[i] for i in at],
-            axis_labels=[layer.axis_labels[i] for i in at],
+            rgb=False,
+            affine=self._affine(look.view),
+            units=layer.units,
+            axis_labels=layer.axis_labels,
             colormap=layer.colormap,
             contrast_limits=layer.contrast_limits,
             gamma=layer.gamma,
@@ -151,8 +162,14 @@ class Preview:
         selected = set(self.viewer.layers.selection)
         index = self.viewer.layers.index(layer) + 1
         self.viewer.layers.insert(index, preview)
-        self.viewer.layers.selection = selected  # the user's choice stays
+        # The user's choice stays, but for a layer of a comparison that ends now.
+        self.viewer.layers.selection = selected & set(self.viewer.layers)
         return preview
+
+
+def _place(view: View | None) -> tuple[int, int, int] | None:
+    """Which frame of which plane and channel."""
+    return None if view is None else (view.frame, view.plane, view.channel)
 
 
 def _nothing(view: View) -> Look:
