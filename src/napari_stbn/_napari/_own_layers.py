@@ -8,6 +8,7 @@ from typing import Any
 from napari.layers import Image, Layer
 
 from ._comparison import METADATA
+from ._origin import source_of
 
 __all__ = ["movie_of", "movies"]
 
@@ -24,13 +25,13 @@ def movies(layers: Iterable[Layer]) -> list[Image]:
 def movie_of(layers: Iterable[Layer], layer: Layer | None) -> Image | None:
     """The movie that a layer stands for: itself, or what it was made from; None if that is gone."""
     offered = movies(layers)
-    if layer in offered:
+    if layer is None or layer in offered:
         return layer
-    source = _about(layer).get("source")
-    return next((movie for movie in offered if movie.name == source), None)
+    source = source_of(layer, offered)
+    return source if isinstance(source, Image) else None
 
 
-def _about(layer: Layer | None) -> dict[str, Any]:
+def _about(layer: Layer) -> dict[str, Any]:
     """What is noted about a layer of ours."""
-    about = None if layer is None else layer.metadata.get(METADATA)
+    about = layer.metadata.get(METADATA)
     return about if isinstance(about, dict) else {}
