@@ -80,6 +80,7 @@ def nothing_leaks(request: pytest.FixtureRequest, qapp: Any) -> Iterator[None]:
     from qtpy.QtWidgets import QApplication
     from superqt.utils import WorkerBase
 
+    from napari_stbn._napari.inspector import _Look
     from napari_stbn._napari.job import running_job
     from napari_stbn._napari.run_panel import RunPanel
     from napari_stbn._napari.widget import DenoiseWidget
@@ -93,8 +94,8 @@ def nothing_leaks(request: pytest.FixtureRequest, qapp: Any) -> Iterator[None]:
     yield
     running = running_job()
     until = time.perf_counter() + 2
-    pool = QThreadPool.globalInstance()
-    while (_busy(WorkerBase, pool) or running_job()) and time.perf_counter() < until:
+    pools = [pool for pool in (QThreadPool.globalInstance(), _Look.pool) if pool is not None]
+    while (_busy(WorkerBase, pools) or running_job()) and time.perf_counter() < until:
         qapp.processEvents()
         time.sleep(0.01)
     left: list[str] = []
@@ -102,8 +103,7 @@ def nothing_leaks(request: pytest.FixtureRequest, qapp: Any) -> Iterator[None]:
         running.cancel()
         left.append(f"the job {running!r}")
     left += [f"the worker {worker!r}" for worker in WorkerBase._worker_set]
-    if pool is not None and pool.activeThreadCount():
-        left.append(f"{pool.activeThreadCount()} threads of Qt's pool")
+    left += [f"{pool.activeThreadCount()} threads of {pool!r}" for pool in pools if _active(pool)]
     left += [
         f"the thread {thread.name}"
         for thread in set(threading.enumerate()) - threads
@@ -144,8 +144,12 @@ def _alive(types: tuple[type, ...]) -> dict[str, int]:
     return counts
 
 
-def _busy(workers: Any, pool: Any) -> bool:
-    return bool(workers._worker_set) or (pool is not None and pool.activeThreadCount() > 0)
+def _busy(workers: Any, pools: list[Any]) -> bool:
+    return bool(workers._worker_set) or any(map(_active, pools))
+
+
+def _active(pool: Any) -> bool:
+    return bool(pool.activeThreadCount())
 
 
 def _delete_later(qapp: Any) -> None:

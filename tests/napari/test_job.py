@@ -14,7 +14,9 @@ from napari.utils.progress import progress
 from qtpy.QtCore import QThreadPool
 
 from napari_stbn import denoise_layer, simulate, start_denoising
-from napari_stbn._napari.job import running_job
+from napari_stbn._napari import _run
+from napari_stbn._napari._run import RunProgress
+from napari_stbn._napari.job import PLAIN_ERRORS, running_job
 from napari_stbn.clips import ClipSampler
 
 SMALL = {"clip_frames": 3, "clip_size": 12, "batch": 1, "checks": 2}
@@ -125,10 +127,43 @@ def test_pause_rests_and_resume_goes_on(
     widget.run.pause.changed.emit(True)
     widget.run.stop.changed.emit(True)  # a rest does not keep a stop waiting
     assert not widget.run.stop.enabled
+    assert widget.run.pause.text == "Pause"
+    assert widget.run.status.value.startswith("stopping")
     until(lambda: not job.is_running)
     assert job.state == "done", job.error
     assert _buttons(widget) == IDLE
     assert widget.run.pause.text == "Pause"
+
+
+def test_a_rest_is_said_while_it_lasts_and_no_longer(
+    widget: Any, fitting: Callable[[Any], None], until: Callable[..., float]
+) -> None:
+    job = widget.fit()
+    fitting(job)
+    widget.run.pause.changed.emit(True)
+    job.progressed.emit(RunProgress("fit", 0.5, 1.0))  # as one that waited for the screen
+    assert widget.run.status.value == "paused"
+    widget.run.pause.changed.emit(True)
+    assert widget.run.status.value.startswith("fitting")
+    job.cancel()
+    until(lambda: not job.is_running)
+
+
+def test_a_rest_after_a_stop_is_one(
+    widget: Any, fitting: Callable[[Any], None], until: Callable[..., float], qtbot: Any
+) -> None:
+    job = widget.fit()
+    fitting(job)
+    widget.run.stop.changed.emit(True)
+    widget.run.pause.changed.emit(True)
+    assert (widget.run.status.value, widget.run.pause.text) == ("paused", "Resume")
+    assert not widget.run.stop.enabled
+    qtbot.wait(500)
+    assert job.is_paused
+    widget.run.pause.changed.emit(True)
+    assert widget.run.status.value != "paused"
+    until(lambda: not job.is_running)
+    assert job.state == "done", job.error
 
 
 def test_stop_keeps_what_was_learnt(
@@ -157,7 +192,8 @@ def test_stop_before_the_first_step_ends_as_cancelled(
     widget.run.stop.changed.emit(True)
     until(lambda: not job.is_running)
     assert job.state == "cancelled"
-    assert "nothing was added" in widget.run.status.value
+    sentence = "stopped before anything was learnt; nothing was added"
+    assert widget.run.status.value == sentence
     assert [layer.name for layer in viewer.layers] == ["cells"]
     assert notes == []
 
@@ -202,8 +238,12 @@ def test_an_error_in_the_fit_is_one_notification_with_its_type(
     qtbot.wait(100)
     assert job.state == "failed"
     assert job.error is error
-    assert [type(note.exception) for note in notes] == [type(error)]
-    assert widget.run.status.value == f"{type(error).__name__}: {error}"
+    plain = isinstance(error, PLAIN_ERRORS)  # one sentence, and no traceback that takes a second
+    assert [getattr(note, "exception", None) for note in notes] == [None if plain else error]
+    assert str(notes[0].severity) == "error"
+    assert str(error) in notes[0].message
+    kind = "" if plain else f"{type(error).__name__}: "
+    assert widget.run.status.value == f"{kind}{error}"
     assert _buttons(widget) == IDLE
     assert [layer.name for layer in viewer.layers] == ["cells"]
     monkeypatch.undo()
@@ -212,6 +252,10 @@ def test_an_error_in_the_fit_is_one_notification_with_its_type(
         job.wait()
     assert notes == []  # the script has it
     until(_no_thread)
+    widget.axes.value = "YX"
+    with pytest.raises(ValueError, match="axes"):
+        widget.fit()
+    assert widget.run.status.value == ""  # what it said was of another run
 
 
 def test_a_script_that_waits_gets_the_error_itself(
@@ -223,6 +267,56 @@ def test_a_script_that_waits_gets_the_error_itself(
     assert notes == []
     until(_no_thread)
     assert [layer.name for layer in viewer.layers] == ["cells"]
+
+
+def test_an_error_before_the_run_begins_ends_the_job(
+    viewer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_count: int) -> int:
+        raise RuntimeError("no such threads")  # Qt's workers keep this kind to themselves
+
+    monkeypatch.setattr(_run, "threads_for", fail)
+    job = start_denoising(viewer, "cells", **FEW)
+    with pytest.raises(RuntimeError, match="no such threads"):
+        job.wait(20)
+    assert running_job() is None
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (2, 8, 48, 48)])
+def test_a_layer_that_gets_other_data_in_the_middle_of_a_fit(
+    shape: tuple[int, ...],
+    viewer: Any,
+    fitting: Callable[[Any], None],
+    until: Callable[..., float],
+) -> None:
+    source = viewer.layers["cells"]
+    source.scale = (1, 0.5, 0.5)
+    job = start_denoising(viewer, "cells", **ENDLESS)
+    fitting(job)
+    source.data = np.zeros(shape, np.uint16)
+    job.stop()
+    until(lambda: not job.is_running)
+    assert job.state == "done", job.error
+    assert job.layers[0].data.shape == (8, 48, 48)
+    np.testing.assert_array_equal(job.layers[0].scale, (1, 0.5, 0.5))
+
+
+def test_a_model_is_kept_where_its_layers_cannot_be_made(
+    widget: Any, until: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_asked: Any, **_choices: Any) -> Any:
+        raise ValueError("no place for it")
+
+    monkeypatch.setattr("napari_stbn._napari.layers.result_layers", fail)
+    widget.advanced["max_steps"].value = 1
+    job = widget.fit()
+    until(lambda: not job.is_running)
+    assert job.state == "failed"
+    assert job.result is not None
+    assert widget.run.status.value == "no place for it; the fitted model is kept"
+    assert widget.denoiser is job.denoiser is not None
+    assert widget.buttons["save"].enabled
+    job.error.__traceback__ = None  # it would keep the widget
 
 
 def test_one_job_at_a_time(

@@ -317,6 +317,20 @@ def test_shown_as_the_source_is_shown() -> None:
     assert low == -high
 
 
+def test_place_and_looks_are_those_of_the_beginning() -> None:
+    layer = Image(array("TYX"), scale=(1, 2, 2), contrast_limits=(20, 60), colormap="green")
+    source = layer_stack(layer)
+    result = result_of(source)
+    layer.data = array("TCYX")
+    layer.contrast_limits = (1, 2)
+    layer.scale = (1, 1, 3, 3)
+    for each in result_layers(source, result, residual=True):
+        assert each.ndim == 3
+        np.testing.assert_array_equal(each.scale, (1, 2, 2))
+    denoised = result_layers(source, result)[0]
+    assert (denoised.contrast_limits, denoised.colormap.name) == ([20, 60], "green")
+
+
 def test_layers_that_are_not_asked_for() -> None:
     source = layer_stack(Image(array("TYX"), name="m"))
     bare = result_layers(source, result_of(source, uncertainty=False), flow=False)

@@ -159,6 +159,8 @@ def test_a_job_outlives_its_widget_and_a_new_one_follows_it(
     assert again.run.status.value.startswith("done")
     assert again.run.fit.enabled
     assert again.denoiser is job.denoiser
+    assert again.buttons["report"].enabled
+    assert f"max_steps={job.report['steps']}," in again.script()  # of the run, not of the rows
 
 
 def _callbacks(viewer: Any) -> dict[str, int]:

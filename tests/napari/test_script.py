@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,10 +258,10 @@ def test_odd_names_compile_and_name_a_file_that_can_be_written(name: str, tmp_pa
     script = run_script(layer_stack(layer), RunSettings(), threads=1)
     compile(script, "copied", "exec")
     assert f"viewer.layers[{layer.name!r}]" in script
-    written = next(line for line in script.splitlines() if line.startswith("stbn.write("))
-    file: list[str] = []
-    exec(written, {"stbn": _Writer(file.append), "result": _Writer(None)})  # noqa: S102
-    path = tmp_path / file[0]
+    target = next(line for line in script.splitlines() if line.startswith("target = "))
+    found: dict[str, Any] = {"Path": Path}
+    exec(target, found)  # noqa: S102
+    path = tmp_path / found["target"]
     assert path.parent == tmp_path, "a name is no folder"
     path.write_bytes(b"")
 
@@ -303,16 +302,22 @@ def test_a_file_that_is_not_the_layer_is_not_read(change: str, tmp_path: Path) -
     assert "viewer.layers['cells']" in script
 
 
-class _Writer:
-    """Stands in for the library and the result of a script."""
+def test_a_result_that_is_there_is_said_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = run_script(layer_stack(Image(MOVIE, name="cells")), RunSettings(), threads=1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cells denoised.tif").write_text("an earlier result")
+    with pytest.raises(FileExistsError, match=r"cells denoised\.tif exists; move it") as caught:
+        exec(compile(script, "copied", "exec"), {})  # noqa: S102
+    assert "--force" not in str(caught.value)
 
-    def __init__(self, told: Callable[[str], None] | None) -> None:
-        self.told = told
 
-    @property
-    def stack(self) -> None:
-        return None
-
-    def write(self, path: str, _stack: None) -> None:
-        assert self.told is not None
-        self.told(path)
+def test_a_model_that_is_in_no_file_is_said(tmp_path: Path) -> None:
+    source = layer_stack(Image(MOVIE, name="cells"))
+    script = run_script(source, RunSettings(), threads=1, model="")
+    assert "# The model of this run is in no file yet" in script
+    compile(script, "copied", "exec")
+    saved = run_script(source, RunSettings(), threads=1, model="a.stbn")
+    assert "Denoiser.load('a.stbn', " in saved
+    assert "in no file" not in saved

@@ -137,6 +137,8 @@ def test_results_of_earlier_runs_stay(model: stbn.Denoiser) -> None:
         ("cells", {"axes": "YXT", "region": Region(slice(0, 4), slice(0, 4))}, "at least 8 x 8"),
         ("cells", {"model": "missing.stbn"}, "missing.stbn"),
         ("cells", {"training": {"depth": 2}}, "training has no depth"),
+        ("cells", {"threads": -3}, "threads must be 0 (one core is left to the screen) or more"),
+        ("cells", {"flow_density": 0}, "flow_density must be a distance above 0 px, got 0"),
     ],
 )
 def test_a_wrong_choice_is_one_sentence_at_once(

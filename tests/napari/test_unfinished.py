@@ -39,8 +39,16 @@ def test_an_unfinished_fit_is_offered_and_goes_on(
     (path,) = left()
     state = path.read_bytes()
     reached = read_model_file(path).header["counters"]["step"]
+    widget.region.changed.emit("whole")
+    until(lambda: "looking at" not in widget.about.value)
+    assert widget.inspection.unfinished
+    assert not button.isVisibleTo(widget.native)  # it is the run's own
     job.cancel()
     until(lambda: not job.is_running and not left())  # thrown away by a person
+    with pytest.raises(ValueError, match="there is no unfinished fit of this movie"):
+        widget.resume()
+    until(lambda: not widget.inspection.unfinished)
+    assert not button.isVisibleTo(widget.native)
     path.write_bytes(state)  # as a crash would have left it
 
     widget.advanced["seed"].value = 1

@@ -182,6 +182,46 @@ def test_choices_follow_the_layers(viewer: Any) -> None:
     assert widget.layer.choices == ()
 
 
+def test_nothing_is_said_of_a_movie_that_is_gone(
+    viewer: Any, widget: Any, looked: Callable[[Any], str]
+) -> None:
+    assert "Noise of a pixel" in looked(widget)
+    viewer.layers.clear()
+    assert widget.about.value == "⚠ there is no image layer; open a movie first"
+    assert (widget.axes.value, widget.inspection) == ("", None)
+    assert (widget.gain.value, widget.offset.value, widget.read_noise.value) == (1, 0, 0)
+    assert widget.noise.value == "estimate"
+
+
+def test_a_movie_that_changes_is_looked_at_again(
+    viewer: Any, widget: Any, looked: Callable[[Any], str]
+) -> None:
+    looked(widget)
+    cells, before = viewer.layers["cells"], widget.inspection
+    cells.data = np.repeat(MOVIE[:1], 6, 0)
+    assert "The frames are all the same" in looked(widget)
+    cells.data = np.stack([MOVIE, MOVIE])
+    assert widget.axes.value == "CTYX"
+    assert looked(widget)
+    assert widget.inspection is not before
+
+
+def test_a_region_that_is_drawn_anew_is_looked_at_again(
+    viewer: Any, widget: Any, looked: Callable[[Any], str]
+) -> None:
+    box = np.array([[0, 4, 8], [0, 4, 29], [0, 21, 29], [0, 21, 8]])
+    drawn = viewer.add_shapes([box], shape_type="rectangle", name="box")
+    widget.region.value = drawn
+    looked(widget)
+    drawn.data = [box + np.array([0, 2, 2])]
+    assert "looking at" in widget.about.value
+    looked(widget)
+    widget.region.value = "whole"
+    looked(widget)
+    drawn.data = [box]
+    assert "looking at" not in widget.about.value
+
+
 def test_the_widget_opens_with_the_selected_layer(viewer: Any) -> None:
     viewer.add_image(MOVIE, name="first")
     second = viewer.add_image(MOVIE, name="second")

@@ -17,7 +17,6 @@ from napari_stbn._napari._flow_cells import (
     flow_cells,
     flow_movies,
 )
-from napari_stbn._napari._placement import placement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +79,7 @@ def flow_colour_image(
         "blending": "additive",
         "visible": False,
         "metadata": {"napari-stbn": {"full_colour": full, "full_colour_unit": "px/frame"}},
-        **placement(source.layer, source.selection),
+        **source.place,
     }
 
 

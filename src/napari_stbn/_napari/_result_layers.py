@@ -10,7 +10,6 @@ import numpy.typing as npt
 from napari.layers import Image
 
 from napari_stbn._napari._origin import remember_source
-from napari_stbn._napari._placement import placement
 from napari_stbn._napari.flow_layers import FLOW_KEY, flow_colour_image, flow_vectors
 from napari_stbn.stack import cast_like
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from napari_stbn._napari.layers import LayerStack
     from napari_stbn.result import DenoiseResult
 
-__all__ = ["result_layers"]
+__all__ = ["appearance", "result_layers"]
 
 _SAMPLES = 500_000  # values that a quantile looks at
 _AS_SHOWN = (
@@ -31,6 +30,16 @@ _AS_SHOWN = (
     "rendering",
     "attenuation",
 )
+_AS_SHOWN_IN_GREY = ("colormap", "gamma", "contrast_limits", "auto_contrast", "projection_mode")
+
+
+def appearance(layer: Image) -> dict[str, Any]:
+    """Keyword arguments that show a new layer as this one is shown."""
+    names = _AS_SHOWN if layer.rgb else (*_AS_SHOWN, *_AS_SHOWN_IN_GREY)
+    shown = {name: getattr(layer, name) for name in names}
+    if layer.interpolation2d == "custom":
+        shown["custom_interpolation_kernel_2d"] = layer.custom_interpolation_kernel_2d
+    return shown
 
 
 def result_layers(
@@ -100,24 +109,9 @@ def result_layers(
 
 def _denoised_layer(source: LayerStack, denoised: npt.NDArray[np.float32]) -> Image:
     """Show the denoised movie exactly as its source is shown."""
-    layer = source.layer
-    shown = {name: getattr(layer, name) for name in _AS_SHOWN}
-    if layer.interpolation2d == "custom":
-        shown["custom_interpolation_kernel_2d"] = layer.custom_interpolation_kernel_2d
-    where = placement(layer, source.selection)
-    if layer.rgb:
-        return Image(_with_alpha(source, denoised), rgb=True, **shown, **where)
-    image = Image(
-        denoised,
-        rgb=False,
-        colormap=layer.colormap,
-        gamma=layer.gamma,
-        contrast_limits=layer.contrast_limits,
-        auto_contrast=layer.auto_contrast,
-        projection_mode=layer.projection_mode,
-        **shown,
-        **where,
-    )
+    if source.layer.rgb:
+        return Image(_with_alpha(source, denoised), rgb=True, **source.shown, **source.place)
+    image = Image(denoised, rgb=False, **source.shown, **source.place)
     # The sliders reach all values, also those outside of the limits of the source.
     _widen(image, _finite_range(denoised))
     return image
@@ -160,23 +154,21 @@ def _grey(
     source: LayerStack, data: npt.NDArray[Any], limits: tuple[float, float], colormap: str
 ) -> Image:
     """Make a hidden layer of one value a pixel."""
-    layer = source.layer
     return Image(
         data,
         rgb=False,
         colormap=colormap,
         contrast_limits=limits,
-        blending=layer.blending,
+        blending=source.shown["blending"],
         interpolation2d="nearest",
         visible=False,
-        **placement(layer, source.selection),
+        **source.place,
     )
 
 
 def _with_alpha(source: LayerStack, denoised: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     """Colours in the type of the source, so that napari shows them alike; alpha as it was."""
-    layer = source.layer
-    data = layer.data[0] if layer.multiscale else layer.data
+    data = source.data
     colours = cast_like(denoised, source.stack.dtype)
     if data.shape[-1] == colours.shape[-1]:
         return colours

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._threads import free_gpu, load_ahead, threads, threads_for
+from ._threads import gpu_freed, load_ahead, threads, threads_for
 from ._unfinished_runs import unfinished_run
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: with a result, with an error, or with neither when it was cancelled."""
+    """How a run ended: with a result, with an error, or with neither when it was cancelled.
+
+    With both where only the layers could not be made of the result.
+    """
 
     denoiser: Denoiser | None = None
     result: DenoiseResult | None = None
@@ -115,8 +118,9 @@ class Controls:
         self._cancel.set()
 
     def stop(self) -> None:
-        """End the fit now and denoise with what was learnt."""
+        """End the fit now and denoise with what was learnt; a rest ends as well."""
         self._stop.set()
+        self._pause.clear()
 
     def pause(self) -> None:
         """Rest until `resume`."""
@@ -143,7 +147,7 @@ class Controls:
 
     def wait_while_paused(self) -> None:
         """Return when the run may go on."""
-        while self.paused and not (self.cancelled or self.stopped):
+        while self.paused and not self.cancelled:
             time.sleep(0.02)
 
 
@@ -187,14 +191,12 @@ def run_steps(request: Request, controls: Controls) -> Generator[RunProgress | L
     -------
     Outcome
     """
-    with threads(threads_for(request.threads)):
-        try:
+    try:
+        with threads(threads_for(request.threads)), gpu_freed():
             load_ahead()
             return (yield from _Run(request, controls).steps())
-        except Exception as error:  # noqa: BLE001  # handed on, to be raised where the user is
-            return Outcome(error=error)
-        finally:
-            free_gpu()
+    except Exception as error:  # noqa: BLE001  # handed on, to be raised where the user is
+        return Outcome(error=error)
 
 
 class _Run:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 
-__all__ = ["free_gpu", "load_ahead", "threads", "threads_for"]
+__all__ = ["gpu_freed", "load_ahead", "threads", "threads_for"]
 
 
 @cache
@@ -55,9 +55,13 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def free_gpu() -> None:
-    """Give back what torch keeps for the next fit."""
+@contextmanager
+def gpu_freed() -> Iterator[None]:
+    """Give back afterwards what torch keeps for the next fit."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -11,7 +11,6 @@ from napari.utils.colormaps import Colormap, ensure_colormap
 
 from napari_stbn._napari._flow_cells import CELL, STILL, FlowCells, flow_cells
 from napari_stbn._napari._flow_colours import flow_colour_image
-from napari_stbn._napari._placement import placement
 
 if TYPE_CHECKING:
     from napari_stbn._napari.layers import LayerStack
@@ -82,7 +81,7 @@ def flow_vectors(
             FLOW_KEY: cells,
             "napari-stbn": {"threshold": threshold, "max_arrows": max_arrows},
         },
-        **placement(source.layer, source.selection),
+        **source.place,
     )
     _fill(layer, cells, arrows)
     return layer

@@ -38,6 +38,9 @@ class _Look(QRunnable):
     """
 
     running: ClassVar[set[_Look]] = set()  # Qt does not keep them
+    # Its own: that of Qt has one thread a core, and on one core a look and a fit would wait for
+    # each other.
+    pool: ClassVar[QThreadPool | None] = None
 
     def __init__(self, asked: tuple[Stack, RunSettings]) -> None:
         super().__init__()
@@ -47,10 +50,11 @@ class _Look(QRunnable):
 
     def start(self) -> None:
         """Look as soon as a thread is free."""
-        pool = QThreadPool.globalInstance()
-        if pool is not None:
-            self.running.add(self)
-            pool.start(self)
+        if _Look.pool is None:
+            _Look.pool = QThreadPool()
+            _Look.pool.setMaxThreadCount(1)
+        self.running.add(self)
+        _Look.pool.start(self)
 
     def run(self) -> None:
         """Look, in the other thread; Qt ends the process where this raises."""

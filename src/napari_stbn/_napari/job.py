@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from napari.utils.notifications import notification_manager
+from napari.utils.notifications import notification_manager, show_error
 from psygnal import Signal
 
 from ._drivers import Driver, Ending, NotYet, QtDriver, ThreadDriver
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
     from napari_stbn.denoiser import Denoiser
     from napari_stbn.result import DenoiseResult
 
-__all__ = ["DenoisingJob", "State", "running_job"]
+    from .layers import LayerStack
+
+__all__ = ["PLAIN_ERRORS", "DenoisingJob", "State", "running_job"]
 
 State = Literal["running", "done", "cancelled", "failed"]
+
+
+# What is wrong with the movie, the settings or the machine: their sentence says all of it.
+PLAIN_ERRORS = (ValueError, MemoryError, OSError)
 
 
 class _Active:
@@ -40,6 +47,14 @@ def running_job() -> DenoisingJob | None:
     return job if job is not None and job.is_working else None
 
 
+def _tell_error(error: BaseException) -> None:
+    """Tell a person: napari takes half a second to write a traceback, the screen stands still."""
+    if isinstance(error, PLAIN_ERRORS):
+        show_error(str(error))
+    else:
+        notification_manager.receive_error(type(error), error, error.__traceback__)
+
+
 class DenoisingJob:
     """A run in the background; what `napari_stbn.start_denoising` returns.
 
@@ -48,6 +63,8 @@ class DenoisingJob:
     title : str
         What is denoised, for messages.
     request : Request
+    source : LayerStack
+        The layer that is denoised, as it was when the run began.
     build : callable
         Makes the layers of an outcome; called in the other thread.
     add : callable
@@ -70,13 +87,13 @@ class DenoisingJob:
     error : exception or None
         What went wrong, when failed.
     denoiser : Denoiser or None
-        The fitted model, when done.
+        The fitted model, when done; also where no layers could be made of the result.
     preview : Preview or None
         Its layer, while it runs.
     result : DenoiseResult or None
-        When done, until the denoised layer is removed.
+        Likewise, until the denoised layer is removed.
     report : dict
-        Of the run, when done.
+        Of the run, likewise.
 
     Raises
     ------
@@ -92,12 +109,14 @@ class DenoisingJob:
         self,
         title: str,
         request: Request,
+        source: LayerStack,
         *,
         build: Callable[[Outcome], list[Any]],
         add: Callable[[list[Any]], Iterable[Layer]],
         screen: bool,
     ) -> None:
-        self.title, self.request, self.controls = title, request, Controls()
+        self.title, self.request, self.source = title, request, source
+        self.controls = Controls()
         self._build, self._add = build, add
         self.state: State = "running"
         self.layers: list[Layer] = []
@@ -139,7 +158,7 @@ class DenoisingJob:
     @property
     def is_paused(self) -> bool:
         """Whether the job rests."""
-        return self.is_running and self.controls.paused
+        return self.is_running and self.controls.paused and not self.controls.cancelled
 
     def pause(self) -> None:
         """Rest: no step is done until `resume`."""
@@ -201,7 +220,7 @@ class DenoisingJob:
             try:
                 layers = self._build(outcome)
             except Exception as error:  # noqa: BLE001  # raised where the user is
-                outcome = Outcome(error=error)
+                outcome = replace(outcome, error=error)  # the model can still be kept
         return outcome, layers
 
     def tell(self, item: RunProgress | Look) -> None:
@@ -235,7 +254,7 @@ class DenoisingJob:
         _Active.job = None
         self.finished.emit(state)
         if error is not None and not self._awaited and isinstance(self._driver, QtDriver):
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            _tell_error(error)
 
     def _add_all(self, layers: list[Any]) -> Iterator[None]:
         """Add the layers; for a person it is too late to cancel then, but the viewer may close."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from napari_stbn._napari._axes_of_layers import (
     data_shape,
     guess_layer_axes,
 )
-from napari_stbn._napari._placement import physical_scale
+from napari_stbn._napari._placement import physical_scale, placement
 from napari_stbn._napari._regions import Region, shapes_region, visible_region
-from napari_stbn._napari._result_layers import result_layers
+from napari_stbn._napari._result_layers import appearance, result_layers
 from napari_stbn.stack import MIN_SIDE, Stack
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ class LayerStack:
         What of each dimension of the layer's data is in `stack`, with start and stop.
     region : Region or None
         The pixels of a frame; None for whole frames.
+    data : array
+        Of the layer, at full resolution.
+    place, shown : dict
+        Keyword arguments that put a new layer where `stack` is in the layer, and show it alike.
+
+    Notes
+    -----
+    All but `layer` is what the layer was when it was asked: a person may give it other data, even
+    of other dimensions, before there is a result.
     """
 
     layer: Image
@@ -57,6 +66,9 @@ class LayerStack:
     axes: str
     selection: tuple[slice, ...]
     region: Region | None
+    data: Any
+    place: dict[str, Any]
+    shown: dict[str, Any]
 
 
 def layer_stack(
@@ -119,7 +131,8 @@ def layer_stack(
         frame_interval=interval,
         name=image.name,
     )
-    return LayerStack(image, stack, letters, selection, region)
+    place, shown = placement(image, selection), appearance(image)
+    return LayerStack(image, stack, letters, selection, region, data, place, shown)
 
 
 def _clipped(region: Region, whole: Stack) -> Region:

@@ -9,13 +9,11 @@ from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QApplication
 
 from napari_stbn.denoiser import Denoiser
-from napari_stbn.settings import RunSettings
 
 from ._dialogs import ask_open, ask_save
 from ._threads import threads_for
 from .compare import SideBySide, Swipe, find_pairs
 from .form import Form
-from .layers import LayerStack
 from .reporting import write_job_report
 from .script import run_script
 
@@ -40,7 +38,6 @@ class Outcome(Form):
         super().__init__(viewer)
         self.denoiser: Denoiser | None = None
         self._model_file: Path | None = None  # that holds the denoiser at hand
-        self._last: tuple[LayerStack, RunSettings, DenoisingJob] | None = None
         self._comparison: SideBySide | Swipe | None = None
 
     def load_model(self, path: str | Path | None = None) -> None:
@@ -91,11 +88,19 @@ class Outcome(Form):
 
     def script(self) -> str:
         """A Python script of the last run, or of the one that the rows describe."""
-        if self._last is not None and self._last[2].state == "done":
-            source, settings, job = self._last
-            model = None if job.request.model is None else str(self._model_file or "model.stbn")
-            used = threads_for(job.request.threads)
-            return run_script(source, settings, threads=used, report=job.report, model=model)
+        job = self._done()
+        if job is not None:
+            model = None
+            if job.request.model is not None:
+                at_hand = job.request.model is self.denoiser
+                model = str(self._model_file) if at_hand and self._model_file else ""
+            return run_script(
+                job.source,
+                job.request.settings,
+                threads=threads_for(job.request.threads),
+                report=job.report,
+                model=model,
+            )
         return run_script(self.source(), self.settings(), threads=threads_for(self.threads.value))
 
     def copy_script(self) -> None:
@@ -113,7 +118,8 @@ class Outcome(Form):
         ValueError
             If there is no result yet, or its layers are gone.
         """
-        if self._last is None or self._last[2].state != "done":
+        job = self._done()
+        if job is None:
             raise ValueError("there is no result yet; denoise a movie first")
         if self._last[2].result is None:
             raise ValueError(
@@ -122,8 +128,7 @@ class Outcome(Form):
         asked = path is None
         path = path or ask_save(self.native, "Write report", "report.html", "Report (*.html)")
         if path is not None:
-            source, _, job = self._last
-            show_info(f"wrote {write_job_report(path, source, job, overwrite=asked)}")
+            show_info(f"wrote {write_job_report(path, job, overwrite=asked)}")
 
     def side_by_side(self) -> None:
         """Show original and denoised side by side, or go back."""
@@ -147,10 +152,14 @@ class Outcome(Form):
         self._comparison = kind(self._viewer, *(selected or pairs)[-1])
         self._comparison.on()
 
+    def _done(self) -> DenoisingJob | None:
+        """The last run, if it is done."""
+        job = self.run.job
+        return job if job is not None and job.state == "done" else None
+
     def _enable(self) -> None:
         """Offer what can be done now."""
-        done = self._last is not None and self._last[2].state == "done"
-        idle = self._last is None or not self._last[2].is_running
+        idle = self.run.job is None or not self.run.job.is_running
         self.buttons["save"].enabled = self.denoiser is not None and idle
         self.buttons["apply"].enabled = self.denoiser is not None and idle
-        self.buttons["report"].enabled = done
+        self.buttons["report"].enabled = self._done() is not None

@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .job import DenoisingJob
-    from .layers import LayerStack
 
 __all__ = ["write_job_report"]
 
 
-def write_job_report(
-    path: str | Path, source: LayerStack, job: DenoisingJob, *, overwrite: bool
-) -> Path:
+def write_job_report(path: str | Path, job: DenoisingJob, *, overwrite: bool) -> Path:
     """Write the report of a job that is done.
 
     Parameters
     ----------
     path : path
-    source : LayerStack
     job : DenoisingJob
     overwrite : bool
 
@@ -40,5 +36,5 @@ def write_job_report(
     if job.result is None or job.denoiser is None:
         raise ValueError("there is no result to report on")
     return write_report(
-        Path(path), job.result, source.stack, job.denoiser.history, overwrite=overwrite
+        Path(path), job.result, job.request.stack, job.denoiser.history, overwrite=overwrite
     )

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from ._drivers import PHASES
 from .chart import LossChart
-from .job import running_job
+from .job import PLAIN_ERRORS, running_job
 from .layout import line, wrap
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class RunPanel:
             layout.addWidget(widget)
         self.native.setLayout(layout)
         self.job: DenoisingJob | None = None
+        self._words = ""  # where the run stands, also while it rests
         self.pause.changed.connect(self._pause)
         self.stop.changed.connect(self._stop)
         self.cancel.changed.connect(self._cancel)
@@ -81,13 +82,19 @@ class RunPanel:
     def follow(self, job: DenoisingJob) -> None:
         """Show a job until it ends."""
         self.release()
+        self.clear()
         self.job = job
-        self.chart.clear()
-        self.progress.value = 0
-        self.status.value = "starting"
+        self._say("starting")
         job.progressed.connect(self._progressed)
         job.finished.connect(self._finished)
         self._enable()
+
+    def clear(self) -> None:
+        """Show nothing of a run that has ended."""
+        if self.job is None or not self.job.is_running:
+            self.chart.clear()
+            self.progress.value = 0
+            self._say("")
 
     def release(self, *_args: object) -> None:
         """Forget the job; it goes on."""
@@ -102,23 +109,20 @@ class RunPanel:
         if progress.steps:
             self.chart.update()
         self.progress.value = int(100 * progress.fraction)
-        self.status.value = in_words(progress)
+        self._say(in_words(progress))
 
     def _finished(self, state: str) -> None:
-        job = self.job
         self.progress.value = 100 if state == "done" else 0
-        if job is not None and state == "done":
-            report = job.report
-            fitted = f"{report['steps']} steps in {report['fit_seconds']:.0f} s, " * bool(
-                job.request.model is None
-            )
-            self.status.value = f"done: {fitted}denoised in {report['denoise_seconds']:.0f} s"
-        elif job is not None and state == "failed":
-            self.status.value = f"{type(job.error).__name__}: {job.error}"
-        else:
-            self.status.value = "cancelled; nothing was added"
+        if self.job is not None:
+            self._say(_end_in_words(self.job))
         self._enable()
         self.ended.emit(state)
+
+    def _say(self, words: str) -> None:
+        """Where the run stands; while it rests, that it does."""
+        self._words = words
+        paused = self.job is not None and self.job.is_paused
+        self.status.value = "paused" if paused else words
 
     def _pause(self) -> None:
         if self.job is None:
@@ -127,29 +131,30 @@ class RunPanel:
             self.job.resume()
         else:
             self.job.pause()
-            self.status.value = "paused"
+        self._say(self._words)
         self._enable()
 
     def _stop(self) -> None:
         if self.job is not None:
             self.job.stop()
-            self.stop.enabled = False
-            self.status.value = "stopping; denoising with what was learnt comes next"
+            self._say("stopping; denoising with what was learnt comes next")
+            self._enable()
 
     def _cancel(self) -> None:
         if self.job is not None:
             self.job.cancel()
-            self.cancel.enabled = self.pause.enabled = self.stop.enabled = False
-            self.status.value = "cancelling"
+            self._say("cancelling")
+            self._enable()
 
     def _enable(self) -> None:
         """Offer what can be done now."""
-        ours = self.job is not None and self.job.is_running
-        self.fit.enabled = not ours and running_job() is None
-        self.pause.enabled = self.cancel.enabled = ours
-        self.stop.enabled = ours and self.job is not None and self.job.request.model is None
-        paused = self.job is not None and self.job.is_paused
-        self.pause.text = "Resume" if paused else "Pause"
+        job = self.job if self.job is not None and self.job.is_running else None
+        going_on = job is not None and not job.controls.cancelled
+        fits = job is not None and job.request.model is None and not job.controls.stopped
+        self.fit.enabled = job is None and running_job() is None
+        self.pause.enabled = self.cancel.enabled = going_on
+        self.stop.enabled = going_on and fits
+        self.pause.text = "Resume" if job is not None and job.is_paused else "Pause"
 
 
 def in_words(progress: RunProgress) -> str:
@@ -162,6 +167,23 @@ def in_words(progress: RunProgress) -> str:
     if progress.remaining is not None:
         words.append(f"{duration_in_words(progress.remaining)} left")
     return " · ".join(words)
+
+
+def _end_in_words(job: DenoisingJob) -> str:
+    """How a run ended, in one line."""
+    if job.state == "done":
+        report = job.report
+        fitted = f"{report['steps']} steps in {report['fit_seconds']:.0f} s, " * bool(
+            job.request.model is None
+        )
+        return f"done: {fitted}denoised in {report['denoise_seconds']:.0f} s"
+    if job.state == "failed":
+        kind = "" if isinstance(job.error, PLAIN_ERRORS) else f"{type(job.error).__name__}: "
+        kept = "; the fitted model is kept" * (job.denoiser is not None)
+        return f"{kind}{job.error}{kept}"
+    if job.controls.stopped and not job.controls.cancelled:
+        return "stopped before anything was learnt; nothing was added"
+    return "cancelled; nothing was added"
 
 
 def duration_in_words(seconds: float) -> str:

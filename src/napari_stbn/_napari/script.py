@@ -38,7 +38,7 @@ def run_script(
         Of a run that is done: the script then repeats it step by step, to the same numbers on the
         CPU of the same machine.
     model : str, optional
-        Path of the model that is used instead of a fit.
+        Path of the model that is used instead of a fit; empty where it is in no file.
 
     Returns
     -------
@@ -48,18 +48,35 @@ def run_script(
         settings = replace(
             settings.repeating(report), precision=report["precision"], preset=report["preset"]
         )
-    lines = ["import torch", "", "import napari_stbn as stbn", ""]
+    lines = ["from pathlib import Path", "", "import torch", "", "import napari_stbn as stbn", ""]
+    lines += _target(_file_name(source.stack.name))
     lines += [f"torch.set_num_threads({threads})", ""]
     lines += [*_reading(source), ""]
     if model is not None:
-        lines += [f"denoiser = stbn.Denoiser.load({model!r}, device={settings.device!r})"]
+        lines += _model(model, settings.device)
     else:
         lines += [*_settings(settings), "denoiser = settings.denoiser()"]
         lines += ["for progress in settings.fit_steps(denoiser, stack):", "    pass"]
     lines += ["result = denoiser.denoise(stack)", ""]
-    lines += ["print(result.report)"]
-    lines += [f'stbn.write("{_file_name(source.stack.name)} denoised.tif", result.stack)']
+    lines += ["print(result.report)", "stbn.write(target, result.stack)"]
     return "\n".join(lines) + "\n"
+
+
+def _target(name: str) -> list[str]:
+    """Lines that say where the result goes, before any work is done."""
+    return [
+        f'target = Path("{name} denoised.tif")',
+        "if target.exists():",
+        '    raise FileExistsError(f"{target} exists; move it, or set another target")',
+        "",
+    ]
+
+
+def _model(path: str, device: str) -> list[str]:
+    """Lines that load a model."""
+    said = '# The model of this run is in no file yet: press "Save model…", name it here.'
+    load = f"denoiser = stbn.Denoiser.load({path or 'model.stbn'!r}, device={device!r})"
+    return [load] if path else [said, load]
 
 
 def _reading(source: LayerStack) -> list[str]:
@@ -70,7 +87,7 @@ def _reading(source: LayerStack) -> list[str]:
     )
     whole = all(
         part.start in (None, 0) and part.stop >= size and (part.step or 1) == 1
-        for part, size in zip(source.selection, _shape(source), strict=True)
+        for part, size in zip(source.selection, source.data.shape, strict=True)
     )
     crop = "" if whole else f"[{taken}]"
     axes, name = source.axes, source.stack.name
@@ -99,23 +116,16 @@ def _reads_the_same(source: LayerStack, path: str) -> bool:
         stack = read(path, axes=source.axes)
     except (ValueError, OSError):
         return False
-    if stack.shape != _shape(source):
+    if stack.shape != source.data.shape:
         return False
-    data = source.layer.data[0] if source.layer.multiscale else source.layer.data
     for at in (0, -1):  # the first and the last frame tell, and are read quickly
         frame = tuple(slice(None) if axis in "YXS" else at for axis in source.axes)
-        ours, theirs = np.asarray(stack.array[frame]), np.asarray(data[frame])
+        ours, theirs = np.asarray(stack.array[frame]), np.asarray(source.data[frame])
         if ours.dtype.newbyteorder("=") != theirs.dtype.newbyteorder("="):
             return False
         if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
             return False
     return True
-
-
-def _shape(source: LayerStack) -> tuple[int, ...]:
-    """Shape of the layer's data."""
-    data = source.layer.data[0] if source.layer.multiscale else source.layer.data
-    return tuple(int(size) for size in data.shape)
 
 
 def _settings(settings: RunSettings) -> list[str]:

@@ -143,6 +143,12 @@ def start_denoising(
     from .job import DenoisingJob
     from .layers import layer_stack
 
+    if threads < 0:
+        raise ValueError(
+            f"threads must be 0 (one core is left to the screen) or more, got {threads}"
+        )
+    if not flow_density > 0:
+        raise ValueError(f"flow_density must be a distance above 0 px, got {flow_density}")
     image = _find(viewer, layer)
     settings = settings or RunSettings()
     if isinstance(flow, str):
@@ -178,6 +184,7 @@ def start_denoising(
     job = DenoisingJob(
         source.stack.name or "movie",
         Request(source.stack, settings, model, threads, unfinished),
+        source,
         build=lambda outcome: _build(source, outcome, settings, shown, flow_density),
         add=lambda layers: _add(viewer, layers),
         screen=screen,

@@ -10,9 +10,13 @@ from napari.layers import Vectors
 
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.devices import size_in_words
+from napari_stbn.noise import PoissonGaussianNoise
 from napari_stbn.settings import RunSettings
 
+from ._axes_of_layers import data_shape
 from ._dialogs import Closing, guarded
+from ._unfinished_runs import has_unfinished
+from ._watching import DataWatch
 from .compare import Toggle
 from .flow_layers import set_flow_density
 from .form import positions
@@ -49,6 +53,7 @@ class DenoiseWidget(Outcome):
         self._guess = "", ""  # axes, and how they were guessed
         self._toggle = Toggle()
         self._inspector = Inspector(self._inspected)
+        self._watch = DataWatch(self._data_changed)
         self._closing = Closing(self)
         self.native.installEventFilter(self._closing)
         self.native.destroyed.connect(self._destroyed)
@@ -86,44 +91,72 @@ class DenoiseWidget(Outcome):
         self.run.fit.changed.connect(guarded(self.fit))
         self._enable()
 
+    def reset_choices(self, *args: Any) -> None:
+        """Offer the layers that there are now; napari calls it when they change."""
+        super().reset_choices(*args)
+        if self.layer.value is None and self.axes.value:  # the row says nothing of the last one
+            self._layer_changed()
+
     def _layer_changed(self) -> None:
         """Guess the axes of another layer."""
         self.noise.value = "estimate"
         if self.layer.value is not None:
             self._guess = guess_layer_axes(self.layer.value)
             self.axes.value = self._guess[0]
+        else:
+            self.axes.value, self._guess = "", ("", "")
+            self._show_noise(PoissonGaussianNoise(1.0, 0.0, 0.0))
         self._look()
+
+    def _data_changed(self) -> None:
+        """Look again; a movie of other dimensions has other axes."""
+        layer = self.layer.value
+        if layer is not None and len(self.axes.value) != len(data_shape(layer)):
+            self._layer_changed()
+        else:
+            self._look()
 
     def _look(self) -> None:
         """Show what the axes have, and look at the movie in the background."""
         if self._filling:
             return
+        self._watch.watch(self.layer.value, self.region.value)
         letters = self.axes.value.upper()
         self.choices.show_row(self.channels, "C" in letters)
         self.choices.show_row(self.planes, "Z" in letters)
+        if self._look_again():
+            self.about.value = "\n".join([*self._axes_guessed(), "looking at the movie…"])
+
+    def _look_again(self) -> bool:
+        """Look at the movie in the background; False where it cannot be denoised, which is said."""
         try:
             source = self.source()
         except ValueError as error:
             self._inspector.forget()
             self.inspection = None
             self.about.value = f"⚠ {error}"
-            return
-        self.about.value = "\n".join([*self._axes_guessed(), "looking at the movie…"])
+            return False
         self._inspector.look_at(source.stack, self.settings())
+        return True
 
     def _inspected(self, inspection: Inspection) -> None:
         """Show noise, memory and time."""
         self.inspection = inspection
-        self.buttons["resume"].native.setVisible(inspection.unfinished)
+        job = self.run.job  # while it runs, what is unfinished may be its own fit
+        idle = job is None or not job.is_running
+        self.buttons["resume"].native.setVisible(inspection.unfinished and idle)
         self._describe()
         if inspection.noise is not None and self.noise.value != "given":
-            model = inspection.noise.model
-            self._filling = True
-            try:
-                self.gain.value, self.offset.value = model.gain, model.offset
-                self.read_noise.value = model.read_noise
-            finally:
-                self._filling = False
+            self._show_noise(inspection.noise.model)
+
+    def _show_noise(self, model: PoissonGaussianNoise) -> None:
+        """Fill the rows of the noise, which stays as it is known."""
+        self._filling = True
+        try:
+            self.gain.value, self.offset.value = model.gain, model.offset
+            self.read_noise.value = model.read_noise
+        finally:
+            self._filling = False
 
     def _describe(self) -> None:
         """Say what the run will take, and what speaks against it."""
@@ -170,9 +203,9 @@ class DenoiseWidget(Outcome):
 
     def _redraw_arrows(self) -> None:
         """Show the last run's motion at the density that is asked for now."""
-        if self._last is None or self._filling:
+        if self.run.job is None or self._filling:
             return
-        for layer in self._last[2].layers:
+        for layer in self.run.job.layers:
             if isinstance(layer, Vectors) and layer in self._viewer.layers:
                 set_flow_density(layer, self.flow_density.value)
 
@@ -197,8 +230,11 @@ class DenoiseWidget(Outcome):
     def resume(self) -> DenoisingJob:
         """Go on with a fit to this movie, with these settings, that broke off.
 
-        Errors are those of `fit`.
+        Errors are those of `fit`, and a ValueError if there is no such fit.
         """
+        if not has_unfinished(self.source().stack, self.settings()):
+            self.buttons["resume"].native.setVisible(False)
+            raise ValueError("there is no unfinished fit of this movie with these settings")
         return self._begin(None, unfinished="resume")
 
     def apply(self) -> DenoisingJob:
@@ -216,11 +252,12 @@ class DenoiseWidget(Outcome):
     def _begin(
         self, model: Denoiser | None, unfinished: Literal["forget", "resume"] = "forget"
     ) -> DenoisingJob:
-        source, settings = self.source(), self.settings()
+        self.run.clear()  # where this is refused, what the last one said is not about this one
+        source = self.source()
         job = start_denoising(
             self._viewer,
             source.layer,
-            settings=settings,
+            settings=self.settings(),
             axes=source.axes,
             region=self.region.value,
             channels=positions(self.channels.value, "channels"),
@@ -234,19 +271,18 @@ class DenoiseWidget(Outcome):
             unfinished=unfinished,
         )
         self.buttons["resume"].native.setVisible(False)
-        self._inspector.forget()
-        self._last = source, settings, job
         self.run.follow(job)
         self._enable()
         return job
 
-    def _finished(self, state: str) -> None:
+    def _finished(self, _state: str) -> None:
         job = self.run.job
-        if state == "done" and job is not None:
+        if job is not None and job.denoiser is not None:
             if job.request.model is None:
                 self._model_file = None  # of the model that was there before
             self.denoiser = job.denoiser
         self._enable()
+        self._look_again()  # a fit that broke off can be gone on with
 
     def restore_defaults(self) -> None:
         """Forget the settings of earlier sessions."""
@@ -264,12 +300,14 @@ class DenoiseWidget(Outcome):
     def _destroyed(self) -> None:
         """The window is gone: nothing may touch the rows any more."""
         self._inspector.silence()
+        self._watch.watch()
         self.run.release()
 
     def closed(self) -> None:
         """Give back all that is not ours; a job goes on."""
         self._toggle.unbind()
         self._inspector.forget()
+        self._watch.watch()
         self.run.release()
         if self._comparison is not None:
             self._comparison.off()
