@@ -121,7 +121,7 @@ class Outcome(Form):
         job = self._done()
         if job is None:
             raise ValueError("there is no result yet; denoise a movie first")
-        if self._last[2].result is None:
+        if job.result is None:
             raise ValueError(
                 "the denoised layer was removed, and its result with it; denoise the movie again"
             )
