@@ -153,7 +153,7 @@ def measure_power(movies: Sequence[NDArray[Any]]) -> tuple[FloatArray, float] | 
     windows = _quiet_windows(movies)
     if windows is None:
         return None
-    half = len(windows.logarithms) // 2  # with no place in common but one
+    half = len(windows.logarithms) // 2  # of other places, or of other frames
     one, other = (
         _smooth_logarithm(some, windows)
         for some in (windows.logarithms[:half], windows.logarithms[half:])

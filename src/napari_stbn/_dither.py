@@ -8,14 +8,16 @@ neighbours tell nothing. What is denoised afterwards are the frames without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from ._correlation_spectrum import measure_power
+from ._generators import part_of, relay
 from ._measuring import network_scaling
 from ._prepared import KnownNoise, PreparedMovie, PreparedStack
 from .correlation import scaled_noise
@@ -27,7 +29,7 @@ __all__ = ["Dither", "dithered", "measure_dither"]
 
 _LEVEL = 0.98  # part of the details that get as much noise as the strongest of these
 _PREDICTABLE = 0.004  # part of the noise that neighbours may tell of a pixel: a fit learns it all
-_LOCAL = (1.0, 2.5, 2.5)  # frames and px over which brightness is averaged, for shot noise
+_LOCAL = 2.5  # px over which brightness is averaged, for shot noise; of three frames
 _MOVIES = 8  # that are looked at
 _SCALED = 8  # frames of each that the scaling is measured on
 
@@ -47,13 +49,16 @@ class Dither:
     power: NDArray[np.float64]
     ratio: float
 
-    def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw what to add to a frame of this shape whose noise has unit variance."""
+    def draw(
+        self, shape: tuple[int, ...], rng: np.random.Generator
+    ) -> Iterator[NDArray[np.float64]]:
+        """Draw what to add to frames of this shape whose noise has unit variance, without end."""
         half = self.power[: len(self.power) // 2 + 1, : len(self.power) // 2 + 1]
         at = [np.arange(length) * (len(half) - 1) / length for length in shape]
-        power = ndimage.map_coordinates(half, np.meshgrid(*at, indexing="ij"), order=1)
-        white = rng.standard_normal(shape)  # its cosines are white noise as well
-        return np.asarray(fft.idctn(white * np.sqrt(power), norm="ortho"))
+        gain = np.sqrt(ndimage.map_coordinates(half, np.meshgrid(*at, indexing="ij"), order=1))
+        while True:
+            white = rng.standard_normal(shape)  # its cosines are white noise as well
+            yield fft.idctn(white * gain, norm="ortho")
 
 
 def measure_dither(movies: Sequence[NDArray[np.float32]]) -> Dither | None:
@@ -83,7 +88,7 @@ def measure_dither(movies: Sequence[NDArray[np.float32]]) -> Dither | None:
     return Dither(added, 1 + float(added.mean()))
 
 
-def dithered(prepared: PreparedStack, seed: int) -> list[PreparedMovie]:
+def dithered(prepared: PreparedStack, seed: int) -> Generator[float, None, list[PreparedMovie]]:
     """Movies of a stack for a fit to learn from, with white noise where a filter left it shared.
 
     Parameters
@@ -91,6 +96,11 @@ def dithered(prepared: PreparedStack, seed: int) -> list[PreparedMovie]:
     prepared : PreparedStack
         Not modified.
     seed : int
+
+    Yields
+    ------
+    float
+        Part of a channel that is done, after each of its frames; nothing where none is lacking.
 
     Returns
     -------
@@ -106,13 +116,14 @@ def dithered(prepared: PreparedStack, seed: int) -> list[PreparedMovie]:
             prepared.noise[c] if prepared.correlation.get(c) is not None else None
             for c in range(channel, channel + len(own[0].units))
         ]
-        movies.update(zip(keys, _dithered(own, filtered, (seed, channel)), strict=True))
+        own = yield from _dithered(own, filtered, (seed, channel))
+        movies.update(zip(keys, own, strict=True))
     return list(movies.values())
 
 
 def _dithered(
-    movies: Sequence[PreparedMovie], noise: Sequence[KnownNoise], seed: tuple[int, int]
-) -> list[PreparedMovie]:
+    movies: list[PreparedMovie], noise: Sequence[KnownNoise], seed: tuple[int, int]
+) -> Generator[float, None, list[PreparedMovie]]:
     """Movies of the same channels; `noise` is that of those which were filtered, else None."""
     found = [
         None
@@ -121,7 +132,7 @@ def _dithered(
         for c, model in enumerate(noise)
     ]
     if not any(found):
-        return list(movies)
+        return movies
     units = list(movies[0].units)
     noisy = [movie.intensities.clone() for movie in movies]
     for c, (dither, model) in enumerate(zip(found, noise, strict=True)):
@@ -129,7 +140,9 @@ def _dithered(
             continue
         for number, frames in enumerate(noisy):
             rng = np.random.default_rng((*seed, c, number))
-            _add(frames[:, c].numpy(), dither, model, rng)
+            yield from relay(
+                _add(frames[:, c].numpy(), dither, model, rng), partial(part_of, number, len(noisy))
+            )
         more = scaled_noise(model, dither.ratio)
         some = [frames[:: max(1, len(frames) // _SCALED), c].numpy() for frames in noisy[:_MOVIES]]
         units[c] = Units(more, network_scaling(more.stabilize(np.concatenate(some))))
@@ -141,8 +154,12 @@ def _dithered(
 
 def _add(
     frames: NDArray[np.float32], dither: Dither, noise: NoiseModel, rng: np.random.Generator
-) -> None:
+) -> Generator[float, None, None]:
     """Add noise to a movie (T, Y, X) in place, as strong as its own at each brightness."""
-    around = ndimage.gaussian_filter(frames, _LOCAL)
-    for frame, bright in zip(frames, around, strict=True):
-        frame += np.sqrt(noise.variance(bright)) * dither.noise(frame.shape, rng)
+    drawn = dither.draw(frames.shape[1:], rng)
+    before = frames[0].copy()  # as it was
+    for t, frame in enumerate(frames):
+        around = (before + frame + frames[min(t + 1, len(frames) - 1)]) / 3
+        before[:] = frame
+        frame += np.sqrt(noise.variance(ndimage.gaussian_filter(around, _LOCAL))) * next(drawn)
+        yield (t + 1) / len(frames)

@@ -263,7 +263,11 @@ class Denoiser(FittedDenoiser):
         generator = torch.Generator().manual_seed(self.seed)
         self._average = Average(self.model, plan.averaging)
         updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
-        movies, moving = dithered(prepared, self.seed), prepared.moving()
+        movies = yield from relay(
+            dithered(prepared, self.seed),
+            lambda _done: Progress("flow", 1.0, time.perf_counter() - started),
+        )
+        moving = prepared.moving()
         if updates is not None and begun is not None:
             # So it predicted then.
             self.model.clip_frames = frames_seen(self.model, plan, warm=first.warm)

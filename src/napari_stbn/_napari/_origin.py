@@ -1,9 +1,9 @@
-"""Which layer another one was made of, also after either was renamed."""
+"""What is noted about our layers: which one they were made of, also after either was renamed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from ._comparison import METADATA, bare
@@ -11,10 +11,16 @@ from ._comparison import METADATA, bare
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["remember_source", "source_of"]
+__all__ = ["about", "remember_source", "source_of"]
 
 # Not in the metadata: a copy of a layer would bear the identity of the first.
 _sources: WeakKeyDictionary[Layer, ReferenceType[Layer]] = WeakKeyDictionary()
+
+
+def about(layer: Layer) -> dict[str, Any]:
+    """What is noted about a layer of ours; nothing of others."""
+    noted = layer.metadata.get(METADATA)
+    return noted if isinstance(noted, dict) else {}
 
 
 def remember_source(layer: Layer, source: Layer) -> None:
@@ -31,6 +37,5 @@ def source_of(layer: Layer, layers: Iterable[Layer]) -> Layer | None:
     if known is not None:
         source = known()
         return next((other for other in layers if other is source), None)
-    made = layer.metadata.get(METADATA)
-    name = made.get("source") if isinstance(made, dict) else None
+    name = about(layer).get("source")
     return next((other for other in layers if other.name == name and other is not layer), None)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from napari.layers import Image, Layer
 
-from ._comparison import METADATA
-from ._origin import source_of
+from ._origin import about, source_of
 
 __all__ = ["movie_of", "movies"]
 
@@ -19,7 +17,7 @@ _OWN = ("truth", "denoised", "uncertainty", "flow", "flow colour", "residual", "
 def movies(layers: Iterable[Layer]) -> list[Image]:
     """Image layers that one may want to denoise: ours only where there are no others."""
     images = [layer for layer in layers if isinstance(layer, Image)]
-    return [layer for layer in images if _about(layer).get("kind") not in _OWN] or images
+    return [layer for layer in images if about(layer).get("kind") not in _OWN] or images
 
 
 def movie_of(layers: Iterable[Layer], layer: Layer | None) -> Image | None:
@@ -29,9 +27,3 @@ def movie_of(layers: Iterable[Layer], layer: Layer | None) -> Image | None:
         return layer
     source = source_of(layer, offered)
     return source if isinstance(source, Image) else None
-
-
-def _about(layer: Layer) -> dict[str, Any]:
-    """What is noted about a layer of ours."""
-    about = layer.metadata.get(METADATA)
-    return about if isinstance(about, dict) else {}

@@ -11,8 +11,8 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
-from ._comparison import METADATA, Comparison, bare, end_comparison, set_until
-from ._origin import source_of
+from ._comparison import Comparison, bare, end_comparison, set_until
+from ._origin import about, source_of
 from ._swipe import Swipe
 
 __all__ = ["KEY", "SideBySide", "Swipe", "Toggle", "find_pairs", "show_side_by_side"]
@@ -36,8 +36,7 @@ def find_pairs(viewer: ViewerModel) -> list[tuple[Image, Image]]:
     layers = list(bare(viewer).layers)
     pairs = []
     for layer in layers:
-        made = layer.metadata.get(METADATA)
-        if isinstance(layer, Image) and isinstance(made, dict) and made.get("kind") == "denoised":
+        if isinstance(layer, Image) and about(layer).get("kind") == "denoised":
             original = source_of(layer, layers)
             if isinstance(original, Image):
                 pairs.append((original, layer))
