@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 __all__ = ["Rows", "fill_dock", "line", "wrap"]
 
-_LETTERS = 8  # that a box to choose from shows at least
+_LETTERS = 10  # that a box to choose from shows at least
 # napari leaves room beside the text that the text needs here.
 _SPIN_BOX = "QAbstractSpinBox { padding: 1px 0px; min-width: 6.5em; }"
 _IGNORED, _FIXED = QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed
