@@ -379,6 +379,21 @@ def test_the_pair_of_the_selected_layer_is_toggled() -> None:
     assert (viewer.layers["other"].visible, second.visible) == (True, False)
 
 
+def test_of_several_results_one_is_shown_and_the_original_without_any() -> None:
+    viewer = ViewerModel()
+    original, older = _fill(viewer)
+    newer = viewer.add_image(np.zeros((5, 32, 40)), metadata=older.metadata)
+    toggle = Toggle()
+    viewer.layers.selection.active = original
+    toggle.toggle(viewer)
+    assert [layer.visible for layer in (original, older, newer)] == [True, False, False]
+    toggle.toggle(viewer)
+    assert [layer.visible for layer in (original, older, newer)] == [False, False, True]
+    viewer.layers.selection.active = older
+    toggle.toggle(viewer)
+    assert [layer.visible for layer in (original, older, newer)] == [False, True, False]
+
+
 @pytest.mark.parametrize("kind", [SideBySide, Swipe])
 def test_another_image_ends_the_comparison(viewer: Any, kind: Callable[..., Any]) -> None:
     original, denoised = _fill(viewer)

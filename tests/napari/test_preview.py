@@ -95,6 +95,18 @@ def test_the_preview_lies_over_what_it_shows(place: str) -> None:
     assert list(viewer.layers) == [source.layer]
 
 
+def test_the_preview_lies_over_earlier_results() -> None:
+    viewer, source, job, preview = _preview()
+    preview.close()
+    made = {"napari-stbn": {"kind": "denoised", "source": "cells"}}
+    viewer.add_image(source.layer.data + 1, name="cells denoised", metadata=made)
+    viewer.add_labels(np.zeros(source.stack.shape, np.int32), name="labels")
+    preview = Preview(viewer, source, job)  # type: ignore[arg-type]
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["cells", "cells denoised", "cells preview", "labels"]
+    preview.close()
+
+
 @pytest.mark.parametrize("axes", ["YXT", "TXY", "YTX", "TCZYX", "CZTYX"])
 def test_the_preview_has_the_axes_of_the_source(axes: str) -> None:
     viewer, source, job, preview = _preview(axes)

@@ -115,6 +115,19 @@ def test_results_of_earlier_runs_stay(model: stbn.Denoiser) -> None:
     second = stbn.denoise_layer(viewer, model=model, flow=False, uncertainty=False)
     assert list(viewer.layers)[1:] == [*first, *second]
     assert first[0].name != second[0].name
+    assert not first[0].visible  # else it would lie under the new one, and over a preview
+    assert second[0].visible
+
+
+def test_results_of_other_pixels_stay_in_sight(model: stbn.Denoiser) -> None:
+    viewer, _ = cells()
+    left, right = (Region(slice(0, 32), slice(at, at + 16)) for at in (0, 16))
+    wanted: dict[str, Any] = {"layer": "cells", "model": model, "flow": False}
+    first = stbn.denoise_layer(viewer, region=left, **wanted)
+    second = stbn.denoise_layer(viewer, region=right, **wanted)
+    assert first[0].visible
+    whole = stbn.denoise_layer(viewer, **wanted)
+    assert [layer.visible for layer in (first[0], second[0], whole[0])] == [False, False, True]
 
 
 # ---------------------------------------------------------------- choices

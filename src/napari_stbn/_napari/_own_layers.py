@@ -8,10 +8,11 @@ from napari.layers import Image, Layer
 
 from ._origin import about, source_of
 
-__all__ = ["movie_of", "movies"]
+__all__ = ["movie_of", "movies", "results_of"]
 
+_RESULTS = ("denoised", "uncertainty", "flow", "flow colour", "residual")
 # Not "simulated" and "sample": those are movies to denoise.
-_OWN = ("truth", "denoised", "uncertainty", "flow", "flow colour", "residual", "preview", "swipe")
+_OWN = (*_RESULTS, "truth", "preview", "swipe")
 
 
 def movies(layers: Iterable[Layer]) -> list[Image]:
@@ -27,3 +28,13 @@ def movie_of(layers: Iterable[Layer], layer: Layer | None) -> Image | None:
         return layer
     source = source_of(layer, offered)
     return source if isinstance(source, Image) else None
+
+
+def results_of(layers: Iterable[Layer], movie: Layer) -> list[Layer]:
+    """What runs have made of a movie, from the lowest layer to the topmost."""
+    layers = list(layers)
+    return [
+        layer
+        for layer in layers
+        if about(layer).get("kind") in _RESULTS and source_of(layer, layers) is movie
+    ]

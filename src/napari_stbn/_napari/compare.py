@@ -116,8 +116,8 @@ def show_side_by_side(viewer: ViewerModel, original: Image, denoised: Image, on:
 class Toggle:
     """A key that shows the original where the denoised layer is shown, and back.
 
-    The pair is that of the selected layers, or the topmost of the viewer. A comparison of another
-    kind ends, since its labels would lie.
+    The pair is that of the selected layers, or the topmost of the viewer; other results of its
+    movie are hidden. A comparison of another kind ends, since its labels would lie.
     """
 
     def __init__(self) -> None:
@@ -162,8 +162,11 @@ class Toggle:
             viewer.status = "There is no denoised layer to compare with its original."
             return
         end_comparison(viewer)
-        chosen = [pair for pair in pairs if viewer.layers.selection & set(pair)] or pairs[-1:]
-        show = not chosen[-1][1].visible
-        for original, denoised in chosen:
-            denoised.visible, original.visible = show, not show
+        # One result of each movie, the topmost of those that are meant: several hide each other.
+        chosen = dict([p for p in pairs if viewer.layers.selection & set(p)] or pairs[-1:])
+        show = not list(chosen.values())[-1].visible
+        for original, denoised in pairs:
+            if original in chosen:
+                denoised.visible = show and chosen[original] is denoised
+                original.visible = not show
         viewer.status = "denoised" if show else "original"

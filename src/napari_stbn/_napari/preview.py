@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._own_layers import results_of
 from ._placement import data_to_world
 from ._run import Look, View
 from ._screen import garbage_kept
@@ -22,7 +23,7 @@ __all__ = ["Preview"]
 
 
 class Preview:
-    """A preview layer above the source while a job runs; it is removed at the end.
+    """A preview layer above the source and its earlier results; removed when the job ends.
 
     Parameters
     ----------
@@ -160,8 +161,8 @@ class Preview:
             metadata={"napari-stbn": {"kind": "preview", "source": layer.name}},
         )
         selected = set(self.viewer.layers.selection)
-        index = self.viewer.layers.index(layer) + 1
-        self.viewer.layers.insert(index, preview)
+        below = [layer, *results_of(self.viewer.layers, layer)]  # an earlier result would hide it
+        self.viewer.layers.insert(max(map(self.viewer.layers.index, below)) + 1, preview)
         # The user's choice stays, but for a layer of a comparison that ends now.
         self.viewer.layers.selection = selected & set(self.viewer.layers)
         return preview

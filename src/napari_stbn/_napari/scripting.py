@@ -186,7 +186,7 @@ def start_denoising(
         Request(source.stack, settings, model, threads, unfinished),
         source,
         build=lambda outcome: _build(source, outcome, settings, shown, flow_density),
-        add=lambda layers: _add(viewer, layers),
+        add=lambda layers: _add(viewer, source, layers),
         screen=screen,
     )
     _watch(viewer, source, job)
@@ -260,12 +260,33 @@ def _build(
     )
 
 
-def _add(viewer: ViewerModel, layers: list[Layer]) -> Iterator[Layer]:
-    """Add the layers; the denoised one is selected, as after File > Open."""
+def _add(viewer: ViewerModel, source: LayerStack, layers: list[Layer]) -> Iterator[Layer]:
+    """Add the layers; the denoised one is selected, as after File > Open.
+
+    Earlier results of the same pixels are hidden: the new one is compared with the movie, not with
+    them, and an older uncertainty would cover it.
+    """
+    from ._own_layers import results_of
+
+    for older in results_of(viewer.layers, source.layer):
+        older.visible = older.visible and not _covers(layers[0], older)
     for layer in layers:
         viewer.add_layer(layer)
         viewer.layers.selection = {layers[0]}
         yield layer
+
+
+def _covers(new: Layer, old: Layer) -> bool:
+    """Whether one result holds all that another one holds of their movie."""
+    from ._origin import about
+
+    now, before = about(new), about(old)
+    if now["axes"] != before.get("axes"):
+        return False
+    return all(
+        set(range(*part)) <= set(range(*now["selection"][axis]))
+        for axis, part in before["selection"].items()
+    )
 
 
 def _watch(viewer: ViewerModel, source: LayerStack, job: DenoisingJob) -> None:
