@@ -6,22 +6,16 @@ An error keeps its own type.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from ._fit_parts import Adam, Average, FitFile, Knot, Schedule
-from ._fit_path import FitPath
-from ._held_out import Start, held_out_score
-from ._settling import settle
+from ._fit import Fit, frames_seen
+from ._fit_parts import Average, FitFile, Knot
 from ._training_config import UNLIMITED_STEPS, TrainingConfig
-from .clips import ClipSampler
 from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie
@@ -33,12 +27,6 @@ __all__ = [
     "frames_seen",
     "training_steps",
 ]
-
-_STEPS_A_CHECK = 6  # at least, where the number of steps is known
-_PASSES = 100  # over all pixels, in a fit from learnt weights under a time budget
-_TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
-_WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
-_GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 
 
 @dataclass(frozen=True)
@@ -83,61 +71,6 @@ class TrainingStep:
     part: float = 0.0
     pace: tuple[Knot, ...] = ()
     start_held_out: float | None = None
-
-
-def _identity(
-    model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
-) -> dict[str, Any]:
-    """Plain values that tell this fit from others.
-
-    Without the time budget: what noise and flow leave of it differs from run to run.
-    """
-    return {
-        "network": asdict(model.config),
-        "training": asdict(replace(config, time_budget=None, pace=None)),
-        "pace": [list(knot) for knot in config.pace or ()],
-        "start": crc32(b"".join(p.detach().cpu().numpy().tobytes() for p in model.parameters())),
-        "precision": precision,
-        "movies": [[*m.inputs.shape, crc32(m.intensities.cpu().numpy().tobytes())] for m in movies],
-    }
-
-
-def _enough_steps(movies: Sequence[PreparedMovie], config: TrainingConfig) -> int:
-    """Steps after which a fit from learnt weights has seen each pixel often enough.
-
-    With more it learns the noise of a small movie by heart. On one of half a million pixels 80
-    passes gained .6 dB over the start, and 350 ended below it.
-    """
-    return math.ceil(_PASSES / _passes_a_step(movies, config))
-
-
-def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
-    """Frames of the longest clip that a model has met after a fit: how far it can look.
-
-    A fit from learnt weights leaves them near enough to what they were to look as far as before.
-    Still scenes gain most by that.
-
-    Parameters
-    ----------
-    model : STBN
-        Before the fit.
-    config : TrainingConfig
-    warm : bool
-        Its weights were learnt before.
-
-    Returns
-    -------
-    int [frames]
-    """
-    before = model.clip_frames if warm else None
-    return max(config.clip_frames, before or 0)
-
-
-def _passes_a_step(movies: Sequence[PreparedMovie], config: TrainingConfig) -> float:
-    """Part of all pixels that a step sees."""
-    extent = (config.clip_frames, config.clip_size, config.clip_size)
-    seen = sum(config.batch * math.prod(map(min, extent, m.shape)) for m in movies) / len(movies)
-    return seen / sum(math.prod(m.shape) for m in movies)
 
 
 def training_steps(
@@ -199,130 +132,46 @@ def training_steps(
     the movie that no step was fitted to; when their blind loss no longer falls, the fit winds down.
     Under a time budget a fit from learnt weights ends when it has seen each pixel 100 times.
     """
-    if not movies:
-        raise ValueError("there is no movie to fit to")
-    for movie in movies:
-        if movie.inputs.shape[1] != model.config.channels:
-            raise ValueError(
-                f"the model takes {model.config.channels} channels, "
-                f"got a movie with {movie.inputs.shape[1]}"
-            )
-    device = next(model.parameters()).device
-    sampler = ClipSampler(movies, config.clip_frames, config.clip_size, config.batch, generator)
-    held_out = sampler.held_out()  # views: flow that is refined meanwhile is theirs too
-    optimizer = Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
-    average = average or Average(model, config.averaging)
-    model.clip_frames = frames_seen(model, config, warm=warm)
-    path = FitPath(model, precision)
-    if warm:  # such a network is no longer unsure everywhere, which is what beta is for
-        config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
-        if config.time_budget is not None:  # which says how long at most
-            enough = min(config.max_steps, _enough_steps(movies, config))
-            config = replace(config, max_steps=enough)
-    start = Start(average.parameters) if warm else None
-    schedule = Schedule(config)
-    between = 1 / config.checks  # evaluations, as a part of the fit
-    if config.time_budget is None and config.pace is None:
-        between = max(between, _STEPS_A_CHECK / config.max_steps)
-    best, since_best, next_check = math.inf, 0, between
-    elapsed, step, skipped, skipped_in_a_row = 0.0, 0, 0, 0
-    measured = 0  # step of the last evaluation of the held-out blocks
-    file = FitFile(checkpoint, _identity(model, movies, config, precision))
-    if (counters := file.restore(average, optimizer, generator)) is not None:
-        best, since_best, next_check = counters["best"], counters["since_best"], counters["next"]
-        elapsed, step, skipped = counters["elapsed"], counters["step"], counters["skipped"]
-        schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
-        schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
-        schedule.resume(step, elapsed)
-        if counters.get("safe"):
-            path.play_safe()
+    fit = Fit(
+        model,
+        movies,
+        config,
+        generator=generator,
+        precision=precision,
+        average=average,
+        warm=warm,
+    )
+    file = FitFile(checkpoint, fit.identity)
+    fit.restore(file)
     try:
         while True:
-            started = time.perf_counter()
-            if start is not None and step:  # the first step takes long enough by itself
-                start.measure(lambda: held_out_score(path, held_out))
-            fraction = schedule.fraction(step)
-            rate = schedule.learning_rate(step, fraction)
-            optimizer.zero_grad(set_to_none=True)
-            clip = sampler.draw().to(device)
-            loss = path.backward(clip, config.beta * schedule.decay(fraction))
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
-            step += 1
-            if bool(torch.isfinite(norm)):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                average.update(step - skipped)
-                skipped_in_a_row = 0
-            else:
-                skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-                if skipped_in_a_row == _TRIED:
-                    path.play_safe()
-                if skipped_in_a_row == 10:
-                    raise FloatingPointError(
-                        "ten steps in a row had gradients that are not finite, in float32 too; "
-                        "does the movie hold values far beyond its range, or is the learning "
-                        "rate too high?"
-                    )
-            elapsed += time.perf_counter() - started
-            started = time.perf_counter()
-            schedule.follow(step, elapsed)
-            fraction = schedule.fraction(step)
-            score = None
-            if fraction >= next_check or fraction >= 1:
-                next_check = fraction + between
-                average.swap()
-                measured_score = held_out_score(path, held_out)
-                average.swap()
-                score, measured = measured_score.loss, step
-                if start is not None:
-                    start.last = measured_score
-                if score < best - _GAIN:
-                    best, since_best = score, 0
-                else:
-                    since_best += 1
-                if config.patience and since_best >= config.patience:
-                    schedule.wind_down(fraction)
-            elapsed += time.perf_counter() - started
-            fraction = schedule.fraction(step)
-            shown = max(fraction, min(1.0, elapsed / (config.time_budget or math.inf)))
-            spent = yield TrainingStep(
-                step=step,
-                loss=float(loss.detach()),
-                held_out=score,
-                elapsed=elapsed,
-                remaining=elapsed * (1 - shown) / max(shown, 1e-6),
-                fraction=shown,
-                learning_rate=rate,
-                skipped=skipped,
-                part=fraction,
-                pace=tuple(schedule.knots),
-                start_held_out=None if start is None else start.loss,
-            )
-            if fraction >= 1:
+            loss, held_out = fit.advance()
+            spent = yield _told(fit, loss, held_out)
+            if fit.fraction >= 1:
                 file.remove()
                 return
             if spent:
-                elapsed += spent
-                schedule.skip(spent)
-            if file.due(elapsed):
-                counters = {
-                    "step": step,
-                    "skipped": skipped,
-                    "elapsed": elapsed,
-                    "best": min(best, _WORST),
-                    "since_best": since_best,
-                    "next": next_check,
-                    "end": schedule.end,
-                    "decay_from": schedule.decay_from,
-                    "knots": schedule.knots,
-                    "safe": path.safe,
-                }
-                file.save(counters, average, optimizer, generator, beside() if beside else None)
+                fit.spend(spent)
+            if file.due(fit.elapsed):
+                fit.save(file, beside() if beside else None)
     finally:
-        average.swap()
-        if start is not None:
-            if start.loss is not None and measured != step:  # the fit was stopped between checks
-                start.last = held_out_score(path, held_out)
-            pixels = sum(math.prod(m.shape) for m in movies)
-            settle(path, start, held_out, step * _passes_a_step(movies, config), pixels)
+        fit.close()
+
+
+def _told(fit: Fit, loss: float, held_out: float | None) -> TrainingStep:
+    """Where a fit stands after a step."""
+    part, elapsed = fit.fraction, fit.elapsed
+    shown = max(part, min(1.0, elapsed / (fit.config.time_budget or math.inf)))
+    return TrainingStep(
+        step=fit.step,
+        loss=loss,
+        held_out=held_out,
+        elapsed=elapsed,
+        remaining=elapsed * (1 - shown) / max(shown, 1e-6),
+        fraction=shown,
+        learning_rate=fit.learning_rate,
+        skipped=fit.skipped,
+        part=part,
+        pace=tuple(fit.schedule.knots),
+        start_held_out=fit.start_loss,
+    )

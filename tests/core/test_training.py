@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_stbn import _fit_path, training
+from napari_stbn import _fit, _fit_path, training
 from napari_stbn._held_out import HeldOutScore
 from napari_stbn.flow import Flow
 from napari_stbn.network import STBN, STBNConfig
@@ -221,7 +221,7 @@ def test_progress_counts_up_to_one(movie: PreparedMovie) -> None:
 def test_a_fit_winds_down_when_the_held_out_blocks_no_longer_gain(
     movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "held_out_score", lambda *_: scored(1.0))
+    monkeypatch.setattr(_fit, "held_out_score", lambda *_: scored(1.0))
     config = TrainingConfig(max_steps=240, clip_frames=2, clip_size=8, patience=2)
     steps = fit(new_model(), movie, config)
     assert 30 <= len(steps) < 60  # two checks without gain, then 30 % more with a falling rate
@@ -234,7 +234,7 @@ def test_no_winding_down_while_gaining_or_when_not_asked(
     movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch, gaining: bool
 ) -> None:
     scores = itertools.count(0, -1) if gaining else itertools.repeat(1.0)
-    monkeypatch.setattr(training, "held_out_score", lambda *_: scored(next(scores)))
+    monkeypatch.setattr(_fit, "held_out_score", lambda *_: scored(next(scores)))
     patience = 1 if gaining else 0
     config = TrainingConfig(max_steps=100, clip_frames=2, clip_size=8, patience=patience)
     assert len(fit(new_model(), movie, config)) == 100
@@ -244,7 +244,7 @@ def test_no_winding_down_while_gaining_or_when_not_asked(
 def test_learnt_weights_see_each_pixel_often_enough_and_no_more(
     movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch, warm: bool
 ) -> None:
-    monkeypatch.setattr(training, "_PASSES", 3)
+    monkeypatch.setattr(_fit, "_PASSES", 3)
     config = TrainingConfig(
         max_steps=40, time_budget=60, clip_frames=2, clip_size=16, batch=3, patience=0
     )
@@ -315,7 +315,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:
 def test_steps_without_finite_gradients_change_nothing(
     movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "held_out_score", lambda *_: scored(1.0))
+    monkeypatch.setattr(_fit, "held_out_score", lambda *_: scored(1.0))
     spoil(monkeypatch, range(2, 5))
     model = new_model()
     steps = training_steps(model, [movie], SHORT, generator=torch.Generator().manual_seed(0))

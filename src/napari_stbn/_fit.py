@@ -1,0 +1,352 @@
+"""A fit between two of its steps: the weights, what moves them, and what was measured."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from ._fit_parts import Adam, Average, FitFile, Schedule
+from ._fit_path import FitPath
+from ._held_out import HeldOutScore, Start, held_out_score
+from ._settling import settle
+from ._training_config import TrainingConfig
+from .clips import ClipSampler
+from .network import STBN
+from .precision import Precision
+from .preparation import PreparedMovie
+
+__all__ = ["Checks", "Fit", "frames_seen"]
+
+_STEPS_A_CHECK = 6  # at least, where the number of steps is known
+_PASSES = 100  # over all pixels, in a fit from learnt weights under a time budget
+_TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
+_GIVEN_UP = 10  # the same, before the fit ends with an error
+_WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
+_GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
+
+
+@dataclass
+class Checks:
+    """When the held-out blocks are scored, and since how many times without a gain.
+
+    Attributes
+    ----------
+    between, next : float
+        Parts of the fit: from one score to the next, and where that is due.
+    best : float [nats]
+        Lowest blind loss so far.
+    since_best : int
+        Scores since then.
+    """
+
+    between: float
+    next: float
+    best: float = math.inf
+    since_best: int = 0
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Checks:
+        """Those of a plan."""
+        between = 1 / config.checks
+        if config.time_budget is None and config.pace is None:
+            between = max(between, _STEPS_A_CHECK / config.max_steps)
+        return cls(between, between)
+
+    def due(self, fraction: float) -> bool:
+        """Whether the blocks are to be scored, with this part of the fit done."""
+        return fraction >= min(self.next, 1)
+
+    def take(self, loss: float, fraction: float) -> None:
+        """Note a score."""
+        self.next = fraction + self.between
+        if loss < self.best - _GAIN:
+            self.best, self.since_best = loss, 0
+        else:
+            self.since_best += 1
+
+
+class Fit:
+    """A fit that takes one step at a time.
+
+    Parameters
+    ----------
+    model, movies, config, generator, precision, warm
+        As `napari_stbn.training.training_steps` has them.
+    average : Average
+        Filled with the averaged weights.
+
+    Attributes
+    ----------
+    step, skipped : int
+        Steps done, and those of them whose gradient was not finite.
+    elapsed : float [s]
+        Of work.
+    learning_rate : float
+        Of the last step.
+    identity : dict
+        Plain values that tell this fit from others.
+
+    Raises
+    ------
+    ValueError
+        If there is no movie, or one does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: STBN,
+        movies: Sequence[PreparedMovie],
+        config: TrainingConfig,
+        *,
+        generator: torch.Generator,
+        precision: Precision,
+        average: Average | None,
+        warm: bool,
+    ) -> None:
+        _check(model, movies)
+        if warm:
+            config = _gently(config, movies)
+        self.model, self.movies, self.config, self.generator = model, movies, config, generator
+        self.step, self.skipped, self.elapsed, self.learning_rate = 0, 0, 0.0, 0.0
+        self.identity = _identity(model, movies, config, precision)
+        extent = config.clip_frames, config.clip_size
+        self._sampler = ClipSampler(movies, *extent, config.batch, generator)
+        self._held_out = self._sampler.held_out()  # views: flow refined meanwhile is theirs too
+        self._optimizer = Adam(
+            model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+        self.average = average or Average(model, config.averaging)
+        model.clip_frames = frames_seen(model, config, warm=warm)
+        self._path = FitPath(model, precision)
+        self._start = Start(self.average.parameters) if warm else None
+        self.schedule, self._checks = Schedule(config), Checks.of(config)
+        self._skipped_in_a_row = 0
+        self._scored_at = 0  # step
+
+    # ------------------------------------------------------------ where it stands
+
+    @property
+    def fraction(self) -> float:
+        """Part of the fit that is done, by the number of steps alone."""
+        return self.schedule.fraction(self.step)
+
+    @property
+    def start_loss(self) -> float | None:
+        """Blind loss of learnt weights before the fit; None before it was measured."""
+        return None if self._start is None else self._start.loss
+
+    def restore(self, file: FitFile) -> None:
+        """Go on from the state in a file, where there is one.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, or of another fit.
+        """
+        counters = file.restore(self.average, self._optimizer, self.generator)
+        if counters is None:
+            return
+        checks, schedule = self._checks, self.schedule
+        checks.best, checks.since_best = counters["best"], counters["since_best"]
+        checks.next = counters["next"]
+        self.step, self.skipped = counters["step"], counters["skipped"]
+        self.elapsed = counters["elapsed"]
+        schedule.end, schedule.decay_from = counters["end"], counters["decay_from"]
+        schedule.knots = [(s, f, e) for s, f, e in counters["knots"]]
+        schedule.resume(self.step, self.elapsed)
+        if counters.get("safe"):
+            self._path.play_safe()
+
+    def save(self, file: FitFile, beside: Mapping[str, Tensor] | None) -> None:
+        """Write all that the next step depends on to a file."""
+        counters = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "elapsed": self.elapsed,
+            "best": min(self._checks.best, _WORST),
+            "since_best": self._checks.since_best,
+            "next": self._checks.next,
+            "end": self.schedule.end,
+            "decay_from": self.schedule.decay_from,
+            "knots": self.schedule.knots,
+            "safe": self._path.safe,
+        }
+        file.save(counters, self.average, self._optimizer, self.generator, beside)
+
+    def spend(self, seconds: float) -> None:
+        """Count other work for this fit in its time budget."""
+        self.elapsed += seconds
+        self.schedule.skip(seconds)
+
+    # ------------------------------------------------------------ a step
+
+    def advance(self) -> tuple[float, float | None]:
+        """Take a step; its blind loss, and that on the held-out blocks where they were scored.
+
+        Raises
+        ------
+        FloatingPointError
+            If this was the tenth step in a row whose gradient is not finite.
+        """
+        with self._clock():
+            if self._start is not None and self.step:  # the first step takes long enough by itself
+                self._start.measure(self._score)
+            loss = self._one_step()
+        self.schedule.follow(self.step, self.elapsed)
+        fraction, held_out = self.fraction, None
+        if self._checks.due(fraction):
+            with self._clock():
+                held_out = self._check_average(fraction)
+        return float(loss), held_out
+
+    def _one_step(self) -> Tensor:
+        """Draw clips, follow the gradient of their blind loss."""
+        fraction = self.fraction
+        self.learning_rate = self.schedule.learning_rate(self.step, fraction)
+        self._optimizer.zero_grad(set_to_none=True)
+        clip = self._sampler.draw().to(next(self.model.parameters()).device)
+        loss = self._path.backward(clip, self.config.beta * self.schedule.decay(fraction))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_norm)
+        self.step += 1
+        if bool(torch.isfinite(norm)):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            self._optimizer.step()
+            self.average.update(self.step - self.skipped)
+            self._skipped_in_a_row = 0
+        else:
+            self._skip()
+        return loss.detach()
+
+    def _skip(self) -> None:
+        """Leave the weights as they are; take the safe path where that happens again and again."""
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == _TRIED:
+            self._path.play_safe()
+        if self._skipped_in_a_row == _GIVEN_UP:
+            raise FloatingPointError(
+                "ten steps in a row had gradients that are not finite, in float32 too; does the "
+                "movie hold values far beyond its range, or is the learning rate too high?"
+            )
+
+    def _check_average(self, fraction: float) -> float:
+        """Blind loss of the averaged weights on the held-out blocks; it may end the fit."""
+        self.average.swap()
+        score = self._score()
+        self.average.swap()
+        self._scored_at = self.step
+        if self._start is not None:
+            self._start.last = score
+        self._checks.take(score.loss, fraction)
+        if self.config.patience and self._checks.since_best >= self.config.patience:
+            self.schedule.wind_down(fraction)
+        return score.loss
+
+    def _score(self) -> HeldOutScore:
+        """The weights as they are, on the held-out blocks."""
+        return held_out_score(self._path, self._held_out)
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        """Count the seconds spent inside as work."""
+        started = time.perf_counter()
+        yield
+        self.elapsed += time.perf_counter() - started
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Leave the averaged weights in the model; from learnt ones, as far as they gain."""
+        self.average.swap()
+        if self._start is None:
+            return
+        if self._start.loss is not None and self._scored_at != self.step:  # stopped between checks
+            self._start.last = self._score()
+        passes = self.step * _passes_a_step(self.movies, self.config)
+        settle(self._path, self._start, self._held_out, passes, _pixels(self.movies))
+
+
+def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
+    """Frames of the longest clip that a model has met after a fit: how far it can look.
+
+    A fit from learnt weights leaves them near enough to what they were to look as far as before.
+    Still scenes gain most by that.
+
+    Parameters
+    ----------
+    model : STBN
+        Before the fit.
+    config : TrainingConfig
+    warm : bool
+        Its weights were learnt before.
+
+    Returns
+    -------
+    int [frames]
+    """
+    before = model.clip_frames if warm else None
+    return max(config.clip_frames, before or 0)
+
+
+def _check(model: STBN, movies: Sequence[PreparedMovie]) -> None:
+    """Raise where the model cannot learn from the movies."""
+    if not movies:
+        raise ValueError("there is no movie to fit to")
+    for movie in movies:
+        if movie.inputs.shape[1] != model.config.channels:
+            raise ValueError(
+                f"the model takes {model.config.channels} channels, "
+                f"got a movie with {movie.inputs.shape[1]}"
+            )
+
+
+def _gently(config: TrainingConfig, movies: Sequence[PreparedMovie]) -> TrainingConfig:
+    """The plan of a fit from learnt weights.
+
+    Such a network is no longer unsure everywhere, which is what `beta` is for. A time budget says
+    how long at most: with more than 100 passes a fit learns the noise of a small movie by heart. On
+    one of half a million pixels 80 passes gained .6 dB over the start, and 350 ended below it.
+    """
+    config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
+    if config.time_budget is None:
+        return config
+    enough = math.ceil(_PASSES / _passes_a_step(movies, config))
+    return replace(config, max_steps=min(config.max_steps, enough))
+
+
+def _pixels(movies: Sequence[PreparedMovie]) -> int:
+    """Of all frames."""
+    return sum(math.prod(movie.shape) for movie in movies)
+
+
+def _passes_a_step(movies: Sequence[PreparedMovie], config: TrainingConfig) -> float:
+    """Part of all pixels that a step sees."""
+    extent = (config.clip_frames, config.clip_size, config.clip_size)
+    seen = sum(config.batch * math.prod(map(min, extent, m.shape)) for m in movies) / len(movies)
+    return seen / _pixels(movies)
+
+
+def _identity(
+    model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
+) -> dict[str, Any]:
+    """Plain values that tell this fit from others.
+
+    Without the time budget: what noise and flow leave of it differs from run to run.
+    """
+    return {
+        "network": asdict(model.config),
+        "training": asdict(replace(config, time_budget=None, pace=None)),
+        "pace": [list(knot) for knot in config.pace or ()],
+        "start": crc32(b"".join(p.detach().cpu().numpy().tobytes() for p in model.parameters())),
+        "precision": precision,
+        "movies": [[*m.inputs.shape, crc32(m.intensities.cpu().numpy().tobytes())] for m in movies],
+    }
