@@ -11,8 +11,17 @@ import tifffile
 
 from napari_stbn._blocks import pages
 from napari_stbn._raw_file import RawFile
-from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
+from napari_stbn._scenes import SceneError, add_to_guess, scene_number
 from napari_stbn._tiff_check import check_complete
+from napari_stbn._tiff_images import (
+    check_images,
+    check_set,
+    frames_notes,
+    images_here,
+    images_note,
+    quiet_tifffile,
+    raw_place,
+)
 from napari_stbn._tiff_scale import imagej_metadata, imagej_resolution, ome_metadata, scale_of
 from napari_stbn.stack import Stack
 
@@ -51,17 +60,18 @@ class TiffArray:
 
         try:
             with (
+                quiet_tifffile(),
                 tifffile.TiffFile(self.path) as tif,
-                tif.series[self.series].aszarr(chunkmode="page") as store,
+                tif.series[self.series].aszarr(level=0, chunkmode="page") as store,
             ):
                 array = zarr.open_array(store, mode="r")
                 return np.asarray(array[index])
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{self.path} is no longer there; was it moved, or its drive taken away? Bring it "
-                "back and start again."
-            ) from error
         except Exception as error:  # decoders raise a type each
+            if not self.path.exists():
+                raise FileNotFoundError(
+                    f"{self.path} is no longer there; was it moved, or its drive taken away? Bring "
+                    "it back and start again."
+                ) from error
             raise ValueError(
                 f"{self.path} cannot be decoded ({_one_line(error)}); it may be damaged: copy it "
                 "again, or save it without compression."
@@ -78,19 +88,20 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
     """Open a TIFF file as a lazy stack; see `napari_stbn.io.read`."""
     try:
         check_complete(path)
-        with tifffile.TiffFile(path) as tif:
+        check_set(path)
+        with quiet_tifffile(), tifffile.TiffFile(path) as tif:
             if not tif.series:
                 raise ValueError("it holds no image")
-            count = len(tif.series)
-            largest = max(range(count), key=lambda n: int(tif.series[n].size))  # no thumbnail
+            count, here = len(tif.series), images_here(tif)
+            largest = max(here, key=lambda n: int(tif.series[n].size))  # no thumbnail
             number = scene_number(path, scene, count, largest)
             series = tif.series[number]
             hint, shape, dtype = series.axes, series.shape, series.dtype
-            scale = scale_of(tif, series, number)
-            missing = sum(page is None for page in series.pages)
-            offset, order = series.dataoffset, tif.byteorder
-            if offset is not None and offset + series.nbytes > path.stat().st_size:
-                raise ValueError("it ends before its pixels do")
+            check_images(tif, path)
+            scale, damaged = scale_of(tif, series, number)
+            which = images_note(scene, count, len(here), number)
+            notes = [which, damaged, *frames_notes(tif, series)]
+            raw = raw_place(series)
     except (OSError, MemoryError, SceneError):
         raise
     except Exception as error:  # tifffile, struct, XML and decoders raise a type each
@@ -101,10 +112,10 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
     if dtype is None:
         raise ValueError(f"{path} holds no pixels; export it again from its source.")
     array: TiffArray | RawFile
-    if offset is None:
+    if raw is None:
         array = TiffArray(path, number, tuple(shape), dtype)
     else:
-        array = RawFile(path, offset, tuple(shape), dtype.newbyteorder(order))
+        array = RawFile(raw.path, raw.offset, tuple(shape), dtype.newbyteorder(raw.order))
     stack = Stack(
         array,
         axes,
@@ -114,8 +125,7 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
         name=name,
         hint=hint,
     )
-    lacks = f"{missing} frames are missing from the file and read as zeros." if missing else ""
-    return add_to_guess(stack, scenes_note(scene, count, number, "largest"), lacks)
+    return add_to_guess(stack, *notes)
 
 
 def write_tiff(path: Path, stack: Stack, *, ome: bool) -> None:
@@ -128,7 +138,7 @@ def create_tiff(path: Path, outline: Stack, *, ome: bool) -> tuple[RawFile, str]
     """A file as `write_tiff` writes it, to be filled; its array, and the axes of that."""
     axes, options = _layout(outline, ome)
     tifffile.imwrite(path, None, **options)
-    with tifffile.TiffFile(path) as tif:
+    with quiet_tifffile(), tifffile.TiffFile(path) as tif:
         series = tif.series[0]
         if series.dataoffset is None:
             raise ValueError(f"the frames of {outline.title} do not lie together in a TIFF file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 _CENTIMETRE: Final = 3  # value of the TIFF tag ResolutionUnit
 _LARGEST_PIXEL: Final = 1000.0  # µm; a plain TIFF that claims more holds a printer's default
 _OME_UNITS: Final = ("pixel", "reference frame")
+_PRINTED: Final = (
+    "inch",
+    "inches",
+    "in",
+    '"',
+)  # of paper: what ImageJ makes of a printer's default
 
 
 def imagej_metadata(stack: Stack) -> dict[str, Any]:
@@ -54,19 +61,27 @@ def ome_metadata(stack: Stack) -> dict[str, Any]:
     return entries
 
 
-def scale_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int) -> Scale:
-    """Physical scale of one image of an open TIFF file, from OME, ImageJ or plain tags."""
+def scale_of(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int
+) -> tuple[Scale, str]:
+    """Physical scale of one image of an open TIFF file, from OME, ImageJ or plain tags.
+
+    With a sentence where the description cannot be read; the pixels can without it.
+    """
     if tif.is_ome and tif.ome_metadata:
-        return _from_ome(tif.ome_metadata, number)
+        try:
+            return _from_ome(tif.ome_metadata, number), ""
+        except (ET.ParseError, ValueError):
+            return Scale(), "The OME-XML of the file is damaged; its scale is unknown."
     page = series.keyframe.aspage()
     if tif.is_imagej and tif.imagej_metadata is not None:
-        return _from_imagej(tif.imagej_metadata, _per_unit(page))
+        return _from_imagej(tif.imagej_metadata, _per_unit(page)), ""
     per_unit = _per_unit(page)
     if page.tags.valueof("ResolutionUnit") == _CENTIMETRE and per_unit:
         sizes = {axis: 1e4 / count for axis, count in per_unit.items()}
         if max(sizes.values()) < _LARGEST_PIXEL:
-            return Scale(sizes)
-    return Scale()
+            return Scale(sizes), ""
+    return Scale(), ""
 
 
 def _per_unit(page: tifffile.TiffPage) -> dict[str, float]:
@@ -85,13 +100,13 @@ def _from_imagej(metadata: Mapping[str, Any], per_unit: Mapping[str, float]) -> 
     if interval is None and (rate := _positive(metadata.get("fps"))):
         interval = 1 / rate
     elif interval is not None:
-        interval *= seconds(str(metadata.get("tunit", "s"))) or 1.0
-    unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
-    if not unit or unit.lower().startswith("pixel"):
+        interval = _in_seconds(interval, metadata.get("tunit"))
+    unit = _unescaped(metadata.get("unit", ""))
+    if not unit or unit.lower().startswith("pixel") or unit.lower() in _PRINTED:
         return Scale(frame_interval=interval)
     sizes = {axis: 1 / count for axis, count in per_unit.items()}
     for axis in "ZYX":  # ImageJ names another unit for an axis only where it differs
-        own = micrometres(str(metadata.get(f"{axis.lower()}unit", unit)).replace("\\u00B5", "µ"))
+        own = micrometres(_unescaped(metadata.get(f"{axis.lower()}unit", unit)))
         common = micrometres(unit)
         if axis == "Z" and (spacing := _positive(metadata.get("spacing"))):
             sizes["Z"] = spacing
@@ -122,7 +137,7 @@ def _from_ome(xml: str, number: int) -> Scale:
         sizes[axis] = size * (factor or 1.0)
     interval = _positive(pixels.get("TimeIncrement"))
     if interval is not None:
-        interval *= seconds(pixels.get("TimeIncrementUnit", "s")) or 1.0
+        interval = _in_seconds(interval, pixels.get("TimeIncrementUnit"))
     return Scale(sizes, unit, interval or _interval_of_planes(pixels))
 
 
@@ -133,11 +148,22 @@ def _interval_of_planes(pixels: ET.Element) -> float | None:
         if _tag(plane) == "Plane" and plane.get("TheC") == "0" and plane.get("TheZ") == "0":
             moment = plane.get("DeltaT")
             if moment is not None:
-                factor = seconds(plane.get("DeltaTUnit", "s")) or 1.0
+                factor = seconds(plane.get("DeltaTUnit", "s")) or np.nan
                 times[int(plane.get("TheT", "0"))] = float(moment) * factor
     steps = np.diff([times[t] for t in sorted(times)])
     median = float(np.median(steps)) if len(steps) else 0.0
     return median if median > 0 else None
+
+
+def _in_seconds(interval: float, unit: object) -> float | None:
+    """An interval in seconds, which it is in where no unit is named; None in an unknown unit."""
+    factor = seconds(str(unit)) if unit else 1.0
+    return None if factor is None else interval * factor
+
+
+def _unescaped(unit: object) -> str:
+    r"""Undo how ImageJ writes a letter in Java's way, such as ``\u00B5``."""
+    return re.sub(r"\\u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), str(unit))
 
 
 def _tag(element: ET.Element) -> str:

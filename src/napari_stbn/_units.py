@@ -11,23 +11,23 @@ import numpy as np
 SPACE: Final = "ZYX"
 
 _MICROMETRES: Final = {
-    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("µm", "um", "micron", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
     **dict.fromkeys(("pm", "picometer", "picometre"), 1e-6),
     **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
     **dict.fromkeys(("å", "angstrom"), 1e-4),
-    **dict.fromkeys(("in", "inch"), 25400.0),
+    **dict.fromkeys(("in", "inch", "inche"), 25400.0),
 }
 _SECONDS: Final = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("µs", "us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86400.0),
+    **dict.fromkeys(("s", "sec", "second"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond"), 1e-3),
+    **dict.fromkeys(("µs", "us", "usec", "µsec", "microsecond"), 1e-6),
+    **dict.fromkeys(("ns", "nsec", "nanosecond"), 1e-9),
+    **dict.fromkeys(("min", "minute"), 60.0),
+    **dict.fromkeys(("h", "hr", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
 }
 
 PixelSize = float | Sequence[float] | Mapping[str, float]
@@ -44,17 +44,18 @@ class Scale:
 
 def micrometres(unit: str) -> float | None:
     """Micrometres in one `unit`; None where it is not a length that is known."""
-    return _MICROMETRES.get(_plain(unit))
+    return _known(_MICROMETRES, unit)
 
 
 def seconds(unit: str) -> float | None:
     """Seconds in one `unit`; None where it is not a time that is known."""
-    return _SECONDS.get(_plain(unit))
+    return _known(_SECONDS, unit)
 
 
-def _plain(unit: str) -> str:
-    """Write the unit in small letters, with one of the two characters for micro."""
-    return unit.strip().lower().replace("\N{GREEK SMALL LETTER MU}", "µ")
+def _known(units: Mapping[str, float], unit: str) -> float | None:
+    """Look a unit up, in small letters, in the plural too, with either character for micro."""
+    plain = unit.strip().rstrip(".").lower().replace("\N{GREEK SMALL LETTER MU}", "µ")
+    return units.get(plain, units.get(plain.removesuffix("s") if len(plain) > 2 else plain))
 
 
 def sizes_in_micrometres(sizes: PixelSize | None, unit: str) -> tuple[dict[str, float], str]:
