@@ -30,6 +30,10 @@ _PASSES = 100  # over all pixels, in a fit from learnt weights under a time budg
 _TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
 _GIVEN_UP = 10  # the same, before the fit ends with an error
 _WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
+# Up to so many passes a fit from learnt weights may be led faster. In 10, three times the learning
+# rate gained .1 dB on average of ten movies, and .4 on what the weights knew least; in 50 it learnt
+# more by heart at 5 photons, and lost .06.
+_FEW, _FASTEST = 40.0, 3.0
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 
 
@@ -210,7 +214,7 @@ class Fit:
     def _one_step(self) -> Tensor:
         """Draw clips, follow the gradient of their blind loss."""
         fraction = self.fraction
-        self.learning_rate = self.schedule.learning_rate(self.step, fraction)
+        self.learning_rate = self._pull() * self.schedule.learning_rate(self.step, fraction)
         self._optimizer.zero_grad(set_to_none=True)
         clip = self._sampler.draw().to(next(self.model.parameters()).device)
         loss = self._path.backward(clip, self.config.beta * self.schedule.decay(fraction))
@@ -225,6 +229,14 @@ class Fit:
         else:
             self._skip()
         return loss.detach()
+
+    def _pull(self) -> float:
+        """Factor on the learning rate: a fit that sees each pixel seldom has no time to lose."""
+        if self._start is None:
+            return 1.0
+        planned = self.schedule.planned(self.step)
+        passes = planned * _passes_a_step(self.movies, self.config)
+        return min(max(math.sqrt(_FEW / passes), 1.0), _FASTEST)
 
     def _skip(self) -> None:
         """Leave the weights as they are; take the safe path where that happens again and again."""

@@ -120,6 +120,14 @@ class Schedule:
                 return done + (step - at) * each
         return 0.0
 
+    def planned(self, step: int) -> float:
+        """Steps that the whole fit will take, as predicted at this one.
+
+        By the knots alone: a fit that was stopped is repeated with fewer steps and the same knots.
+        """
+        at, done, each = [knot for knot in self.knots if knot[0] <= step][-1]
+        return at + (1 - done) / max(each, 1e-12)
+
     def follow(self, step: int, elapsed: float) -> None:
         """Under a time budget: predict anew how many steps its rest will hold."""
         budget = self.config.time_budget

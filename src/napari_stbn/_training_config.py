@@ -29,7 +29,8 @@ class TrainingConfig:
     learning_rate
         Peak learning rate of Adam, in a fit from random weights.
     warm_learning_rate
-        The same in a fit from weights that were learnt before.
+        The same in a fit from weights that were learnt before; up to three times that in one that
+        sees each pixel only a few times.
     decay_from
         Part of the fit, 0 to 1, after which the learning rate falls along a cosine.
     gradient_norm

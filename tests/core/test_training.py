@@ -262,6 +262,23 @@ def test_learnt_weights_see_each_pixel_often_enough_and_no_more(
 
 
 @pytest.mark.parametrize(
+    ("warm", "passes", "factor"),
+    [(True, 1, 3.0), (True, 20, math.sqrt(2)), (True, 300, 1.0), (False, 1, 1.0)],
+)
+def test_a_fit_from_learnt_weights_with_few_passes_is_led_faster(
+    movie: PreparedMovie, warm: bool, passes: int, factor: float
+) -> None:
+    frames, side, _ = movie.shape
+    config = TrainingConfig(
+        max_steps=passes * frames // 2, clip_frames=2, clip_size=side, batch=1, decay_from=1.0
+    )
+    generator = torch.Generator().manual_seed(0)
+    step = next(training_steps(new_model(), [movie], config, generator=generator, warm=warm))
+    rate = config.warm_learning_rate if warm else config.learning_rate
+    assert step.learning_rate == pytest.approx(factor * rate / 30)
+
+
+@pytest.mark.parametrize(
     ("before", "warm", "after"),
     [(24, True, 24), (24, False, 6), (4, True, 6), (None, True, 6)],
 )
