@@ -103,6 +103,19 @@ def test_blank_frames_and_pixels_that_are_no_numbers_do_not_count() -> None:
     assert measure_frame_sharing(np.full((20, 64, 64), np.nan)).step == 1
 
 
+@pytest.mark.parametrize("still", [True, False])
+def test_scattered_pixels_that_are_no_numbers_do_not_hide_what_frames_share(still: bool) -> None:
+    noisy, _ = simulated()
+    shape = noisy.shape[1:] if still else noisy.shape
+    gone = np.broadcast_to(np.random.default_rng(0).random(shape) < 0.02, noisy.shape)
+    found = measure_frame_sharing(np.where(gone, np.nan, running(noisy, 2)))
+    assert found.step == 2
+    assert found.correlation == pytest.approx(1 / 2, abs=0.05)
+    found = measure_frame_sharing(np.where(gone, np.nan, recursive(noisy, 0.6)))
+    assert found.carry == pytest.approx(0.4, abs=0.05)
+    assert measure_frame_sharing(np.where(gone, np.nan, noisy)) == FrameSharing(1)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("photons", [5.0, 80.0])
 def test_scenes_that_take_turns_are_counted(count: int, photons: float) -> None:
