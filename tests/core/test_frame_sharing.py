@@ -242,6 +242,39 @@ def test_defects_are_told_by_the_frames_of_the_recording() -> None:
     assert told.missing == 5
 
 
+@pytest.mark.parametrize("blank", [0.0, np.nan])
+def test_a_recursive_filter_is_taken_to_begin_anew_after_blank_frames(blank: float) -> None:
+    noisy = simulated(frames=12)[0].astype(np.float32)
+    noisy[:, :9, :9] = 7  # a dark corner is no blank frame
+    shown = mixed(noisy, 0.4)
+    shown[[0, 4, 9, 10]] = blank
+    seen = UnmixedStack(stbn.Stack(shown, "TYX"), {0: 0.4}, "")
+    frames = seen.movie()
+    assert np.isnan(frames[[0, 4, 9, 10]]).all()
+    np.testing.assert_allclose(frames[[2, 3, 6, 7, 8]], noisy[[2, 3, 6, 7, 8]], rtol=1e-4)
+    np.testing.assert_array_equal(frames[[1, 5, 11]], shown[[1, 5, 11]])
+    part = seen.movie(frames=slice(4, 8), rows=slice(0, 8), columns=slice(0, 8))
+    np.testing.assert_array_equal(part, frames[4:8, :8, :8])
+    again = mixed(frames, 0.4)
+    kept = np.delete(np.arange(12), [0, 4, 9, 10])
+    np.testing.assert_allclose(again[kept], shown[kept], rtol=1e-4)
+    found = MovieDefects(None, None, (0, 4, 9, 10), 0.0, None, missing=4 * 64 * 64 + 3)
+    assert seen.defects_for_user((0, 0), found)[1].missing == 3
+
+
+def test_blank_frames_of_a_filtered_movie_stay_as_they_are_and_cost_the_others_little() -> None:
+    made = stbn.simulate((16, 48, 48), kind="nuclei", photons=20, seed=7)
+    shown, clean = (recursive(m, 0.5) for m in (made.noisy, made.clean))
+    shown[[4, 9]] = 0
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
+    result = denoiser.fit(shown, axes="TYX", max_steps=1).denoise(shown, axes="TYX")
+    assert result.report["frame_carry"][0] == pytest.approx(0.5, abs=0.1)
+    assert (result.denoised[[4, 9]] == 0).all()
+    seen = np.delete(np.arange(16), [4, 9])
+    assert psnr(result.denoised[seen], clean[seen]) > 30
+    assert not any("NaN" in note for note in result.report["notes"])
+
+
 def test_a_result_of_a_running_mean_has_less_error(tmp_path: Path) -> None:
     noisy, clean = (running(m, 3) for m in simulated(frames=31))
     noisy = noisy.astype(np.float32)
