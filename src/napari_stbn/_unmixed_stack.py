@@ -8,7 +8,7 @@ was not recorded, as in a blank frame, it tells nothing: the next x is taken to 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,27 +58,31 @@ class UnmixedStack(StackView):
         if not isinstance(frames, slice):
             raise IndexError("some frames are read at a time")
         start, stop, stride = frames.indices(self.n_frames)
-        parts["T"] = slice(max(0, start - 1), stop)
+        before = max(0, start - 1)
+        parts["T"] = slice(before, stop)
         seen = self.source.read(tuple(parts[a] for a in self.axes), axes).astype(np.float32)
         seen = np.moveaxis(seen, axes.index("T"), 0)
-        self._take_out_blank(seen, parts, axes.replace("T", ""))
+        others, channels = axes.replace("T", ""), self._channels(parts)
+        movies = np.moveaxis(seen, 1 + others.index("S"), 0) if "S" in others else seen[None]
+        for channel, movie in zip(channels, movies, strict=True):
+            self._take_out_blank(movie, channel, _number(parts.get("Z", 0)), before)
+        carry = np.array([self.carry.get(channel, 0.0) for channel in channels], np.float32)
+        carry = carry.reshape([-1 if axis == "S" else 1 for axis in others])
         first = seen[:1] if start == 0 else seen[:0]  # the filter began with it
-        clean = np.concatenate([first, unmixed(seen, self._carry_along(parts, axes))[1:]])
+        clean = np.concatenate([first, unmixed(seen, carry)[1:]])
         return np.moveaxis(clean[::stride], 0, axes.index("T"))
 
-    def _take_out_blank(self, frames: Frames, parts: Mapping[str, int | slice], axes: str) -> None:
-        """Set blank frames (T, …) to NaN, of all samples that were read; `axes` are the others."""
-        colour, plane, at = (parts.get(axis, 0) for axis in "CZS")
-        if isinstance(colour, slice) or isinstance(plane, slice):
-            raise IndexError("one channel and plane is read at a time")
-        samples = range(self.size("S"))[at] if isinstance(at, slice) else [at]
-        movies = np.moveaxis(frames, 1 + axes.index("S"), 0) if "S" in axes else frames[None]
-        first = range(self.n_frames)[parts["T"]][0] if len(frames) else 0
-        for sample, movie in zip(samples, movies, strict=True):
-            channel = colour * self.size("S") + sample
-            for t, frame in enumerate(movie, first):
-                if is_blank(frame) and self._is_blank(channel, plane, t):
-                    frame[:] = np.nan
+    def _channels(self, parts: Mapping[str, int | slice]) -> Sequence[int]:
+        """Channels that are read: one, or some along the axis S of colours."""
+        samples, at = self.size("S"), parts.get("S", 0)
+        own = range(self.n_channels)[_number(parts.get("C", 0)) * samples :][:samples]
+        return own[at] if isinstance(at, slice) else [own[at]]
+
+    def _take_out_blank(self, movie: Frames, channel: int, plane: int, first: int) -> None:
+        """Set blank frames to NaN, in a part (T', …) of a movie from frame `first` on."""
+        for t, frame in enumerate(movie, first):
+            if is_blank(frame) and self._is_blank(channel, plane, t):
+                frame[:] = np.nan
 
     def _is_blank(self, channel: int, plane: int, t: int) -> bool:
         """Whether all of a frame is blank; a dark part of one may well be."""
@@ -87,16 +91,6 @@ class UnmixedStack(StackView):
             whole = self.source.movie(channel, plane, frames=slice(t, t + 1))[0]
             self._blank[key] = is_blank(whole)
         return self._blank[key]
-
-    def _carry_along(self, parts: Mapping[str, int | slice], axes: str) -> NDArray[np.float32]:
-        """The part that is carried, of one channel or along the axis S of its colours."""
-        colour, samples = parts.get("C", 0), self.size("S")
-        own = [self.carry.get(colour * samples + s, 0.0) for s in range(samples)]
-        at = parts.get("S", 0)
-        if isinstance(at, slice):
-            shape = [-1 if a == "S" else 1 for a in axes if a != "T"]
-            return np.array(own[at], np.float32).reshape(shape)
-        return np.array(own[at], np.float32)
 
     def remarks(self) -> list[str]:
         """What is worth saying of this view and those below."""
@@ -132,6 +126,13 @@ class UnmixedStack(StackView):
             output(channel, plane, start, mean, std)
 
         return filtered
+
+
+def _number(part: int | slice) -> int:
+    """Of a channel or plane, of which one is read at a time."""
+    if isinstance(part, slice):
+        raise IndexError("one channel and plane is read at a time")
+    return part
 
 
 def unmixed_array(stack: Stack, carry: Mapping[int, float]) -> Frames:

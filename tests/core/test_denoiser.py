@@ -258,6 +258,8 @@ def test_what_cannot_be_denoised_is_said(data: Array, axes: str, sentence: str) 
         ({"flow": "pwc"}, "flow must be one of dis, .*, got 'pwc'"),
         ({"channels": "all"}, "channels must be auto, separate or joint, got 'all'"),
         ({"noise": "poisson"}, 'noise must be "estimate", "gaussian", .* got \'poisson\''),
+        ({"noise": 5.0}, r"noise must be .* such as GaussianNoise\(5.0\) or None, got 5.0"),
+        ({"noise": {"kind": "gaussian", "sigma": 5.0}}, "noise must be .* got {'kind'"),
         ({"device": "abacus"}, "device must be \"auto\", .* got 'abacus'"),
         ({"precision": "float8"}, "precision must be .*float8"),
     ],
@@ -270,6 +272,29 @@ def test_unknown_choices_are_said(options: dict[str, Any], sentence: str) -> Non
 def test_axes_that_contradict_a_stack_are_said(noisy: Array) -> None:
     with pytest.raises(ValueError, match="this stack has axes TYX, got axes='YXT'"):
         tiny().fit(Stack(noisy, "TYX"), axes="YXT")
+
+
+def test_denoising_changes_nothing_that_the_fit_knows(noisy: Array) -> None:
+    """Nor the next result: channels that the fit has not seen are measured on each stack anew."""
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=FEW)
+    before = dict(denoiser.channel_noise), dict(denoiser.channel_scaling)
+    bright = np.stack([noisy, 3 * noisy])
+    alone = denoiser.denoise(bright, axes="CTYX")
+    denoiser.denoise(np.stack([noisy, noisy]), axes="CTYX")
+    after = denoiser.denoise(bright.copy(), axes="CTYX")
+    np.testing.assert_array_equal(after.denoised, alone.denoised)
+    assert after.noise == alone.noise
+    assert (denoiser.channel_noise, denoiser.channel_scaling) == before
+
+
+def test_a_movie_that_is_refused_leaves_the_model_as_it_was(noisy: Array) -> None:
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=FEW)
+    before = denoiser.denoise(noisy, axes="TYX")
+    with pytest.raises(ValueError, match="one value in every frame"):
+        denoiser.fit(np.full_like(noisy, 3), axes="TYX", training=FEW)
+    after = denoiser.denoise(noisy, axes="TYX")
+    np.testing.assert_array_equal(after.denoised, before.denoised)
+    assert after.report["steps"] == before.report["steps"]
 
 
 def test_a_fit_larger_than_memory_is_refused_before_it_starts(noisy: Array) -> None:
