@@ -261,9 +261,9 @@ class FittedDenoiser(DenoiserPreview):
         return prepared
 
     def _said_of(self, stack: Stack) -> list[str]:
-        """Sentences from a fit to the stack, such as that it learnt from parts of it."""
+        """Sentences from a fit to the same array, such as that it learnt from parts of it."""
         prepared = self._prepared
-        if prepared is None or prepared.stack.recorded is not stack.recorded:
+        if prepared is None or prepared.stack.recorded.array is not stack.recorded.array:
             return []
         return list(prepared.notes)
 

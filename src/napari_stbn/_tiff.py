@@ -14,6 +14,7 @@ from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
 from napari_stbn._tiff_check import check_complete
 from napari_stbn._tiff_scale import imagej_metadata, imagej_resolution, ome_metadata, scale_of
+from napari_stbn._words import counted
 from napari_stbn.stack import Stack
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def read_tiff(path: Path, axes: str | None, name: str, scene: int | None = None)
         name=name,
         hint=hint,
     )
-    lacks = f"{missing} frames are missing from the file and read as zeros." if missing else ""
+    are = "is" if missing == 1 else "are"
+    lacks = f"{counted(missing, 'frame')} {are} not in the file: zeros stand there." * bool(missing)
     return add_to_guess(stack, scenes_note(scene, count, number, "largest"), lacks)
 
 

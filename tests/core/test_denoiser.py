@@ -218,7 +218,7 @@ def test_a_dropped_frame_comes_back_as_it_was(noisy: Array) -> None:
     assert result.uncertainty is not None
     assert np.isnan(result.uncertainty[2]).all()
     assert np.isfinite(result.denoised).all()
-    assert any("frames are blank: 2" in note for note in result.report["notes"])
+    assert any("1 frame is blank: 2" in note for note in result.report["notes"])
 
 
 def test_saturated_and_negative_values_are_no_obstacle(noisy: Array) -> None:
@@ -285,6 +285,14 @@ def test_denoising_changes_nothing_that_the_fit_knows(noisy: Array) -> None:
     np.testing.assert_array_equal(after.denoised, alone.denoised)
     assert after.noise == alone.noise
     assert (denoiser.channel_noise, denoiser.channel_scaling) == before
+
+
+def test_what_a_fit_says_is_said_of_a_bare_array_too(noisy: Array) -> None:
+    plan = TrainingConfig(max_steps=3, clip_frames=2, clip_size=16, patience=0, sampled_pixels=900)
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=plan)
+    for data, said in ((noisy, True), (noisy.copy(), False)):
+        notes = denoiser.denoise(data, axes="TYX").report["notes"]
+        assert any("the fit learnt from" in note for note in notes) == said
 
 
 def test_a_movie_that_is_refused_leaves_the_model_as_it_was(noisy: Array) -> None:
