@@ -24,6 +24,7 @@ from ._lazy import MovieView, lazy_part
 from ._lighting import even_movie
 from ._streaming import exceeds, memory_budget
 from ._unfinished import Unfinished, run_key
+from ._words import counted
 from .camera import CameraMaps
 from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
@@ -98,7 +99,7 @@ def denoise(options: argparse.Namespace) -> None:
         print(f"note: {note}")
     print(
         f"{options.output}: {_shape(stack)}, "
-        f"{report['steps']} steps in {report['fit_seconds']:.0f} s"
+        f"{counted(report['steps'], 'step')} in {report['fit_seconds']:.0f} s"
     )
 
 
@@ -267,7 +268,8 @@ def _read(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
         stack = stack.like(lazy_part(stack.array, index))
     if options.camera is not None:
         maps = CameraMaps.read(options.camera)
-        print(f"camera: {int((~maps.usable).sum())} pixels with too much read noise are left out")
+        left_out = counted(int((~maps.usable).sum()), "pixel")
+        print(f"camera: {left_out} left out, of too much read noise or unknown to the maps")
         stack = maps.correct(stack)
     return stack, recorded
 

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from napari_stbn._words import counted
+
 if TYPE_CHECKING:
     from napari_stbn._lazy import MovieView
 
@@ -65,12 +67,16 @@ class MovieDefects:
         """Say each defect in one sentence, for a person to read."""
         said = []
         if self.missing:
-            said.append(f"{self.missing} pixels are NaN or infinite.")
+            verb = "is" if self.missing == 1 else "are"
+            said.append(f"{counted(self.missing, 'pixel')} {verb} NaN or infinite.")
         if self.dead is not None:
-            said.append(f"{int(self.dead.sum())} camera pixels never change (dead or stuck).")
+            count = int(self.dead.sum())
+            verb = "changes" if count == 1 else "change"
+            said.append(f"{counted(count, 'camera pixel')} never {verb} (dead or stuck).")
         if self.constant_frames:
-            listed = _listed(self.constant_frames)
-            said.append(f"{len(self.constant_frames)} frames are blank: {listed}.")
+            count, listed = len(self.constant_frames), _listed(self.constant_frames)
+            verb = "is" if count == 1 else "are"
+            said.append(f"{counted(count, 'frame')} {verb} blank: {listed}.")
         if self.repeated:
             count, listed = len(self.repeated), _listed(self.repeated)
             said.append(
@@ -152,9 +158,9 @@ def check_frame_size(frame_shape: tuple[int, ...], what: str) -> None:
 
 def one_frame(what: str, n_frames: int) -> str:
     """Sentence for a movie that is none."""
-    frames = "1 frame" if n_frames == 1 else f"{n_frames} frames"
     return (
-        f'{what} has {frames}; denoising a movie needs at least 2. Is T the first axis? Set "axes".'
+        f"{what} has {counted(n_frames, 'frame')}; denoising a movie needs at least 2. Is T the "
+        'first axis? Set "axes".'
     )
 
 

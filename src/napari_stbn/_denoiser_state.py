@@ -6,13 +6,14 @@ from collections.abc import Generator
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast
 
 from numpy.typing import ArrayLike
 
 from ._aligned_stack import placed_stack
 from ._colour_basis import ColourBasis, measure_bases
 from ._colour_stack import ColourStack
+from ._denoiser_choices import check_choices
 from ._even_stack import EvenStack, even_stack
 from ._fit_parts import Average
 from ._gathered_stack import gathered_stack
@@ -23,9 +24,9 @@ from ._saved_model import SavedModel
 from ._spaced_stack import Spacing, spaced_stack
 from ._start import FirstModel, channels_of, first_model
 from ._streaming import exceeds, memory_budget
-from .correlation import CORRELATIONS, CorrelationChoice, NoiseCorrelation
+from .correlation import CorrelationChoice, NoiseCorrelation
 from .devices import resolve_device
-from .flow import FLOW_METHODS, FlowMethod, RouteChoice
+from .flow import FlowMethod, RouteChoice
 from .flow.pwcnet import PWCNet
 from .network import STBN, STBNConfig
 from .precision import Precision, choose_precision
@@ -75,28 +76,17 @@ class DenoiserState:
         memory_limit: float | None = None,
         turns: int | None = None,
     ) -> None:
-        if turns is not None and turns not in range(1, 5):
-            raise ValueError(f"turns must be 1 to 4 quarter turns, got {turns!r}")
-        if memory_limit is not None and not memory_limit > 0:
-            raise ValueError(f"memory_limit must be more than 0 GB, got {memory_limit}")
-        if preset != "auto" and preset not in PRESETS:
-            raise ValueError(f"preset must be one of auto, {', '.join(PRESETS)}, got {preset!r}")
-        if flow not in FLOW_METHODS:
-            raise ValueError(f"flow must be one of {', '.join(FLOW_METHODS)}, got {flow!r}")
-        if channels not in ("auto", "separate", "joint"):
-            raise ValueError(f"channels must be auto, separate or joint, got {channels!r}")
-        if correlation not in CORRELATIONS:
-            raise ValueError(
-                f"correlation must be {' or '.join(CORRELATIONS)}, got {correlation!r}"
-            )
-        if flicker not in get_args(FlickerChoice):
-            raise ValueError(f"flicker must be auto or off, got {flicker!r}")
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
-        if isinstance(noise, str) and noise not in ("estimate", "gaussian"):
-            raise ValueError(
-                f'noise must be "estimate", "gaussian", a noise model or None, got {noise!r}'
-            )
+        check_choices(
+            preset=preset,
+            noise=noise,
+            flow=flow,
+            channels=channels,
+            precision=precision,
+            correlation=correlation,
+            flicker=flicker,
+            memory_limit=memory_limit,
+            turns=turns,
+        )
         self.device = resolve_device(device)
         self.preset: PresetName = choose_preset(self.device) if preset == "auto" else preset
         self.seed, self.noise, self.flow, self.channels = int(seed), noise, flow, channels
@@ -164,7 +154,7 @@ class DenoiserState:
         return Units(self.channel_noise[channel], self.channel_scaling[channel])
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the fitted model to a file: weights, noise, scaling; nothing that executes.
+        """Write the fitted model to a file: weights, noise, choices; nothing that executes.
 
         Parameters
         ----------
@@ -195,6 +185,9 @@ class DenoiserState:
             student=self._student,
             turns=self._turns,
             flicker=self.flicker,
+            noise_choice=self.noise,
+            correlation_choice=self.correlation,
+            channels=self.channels,
             spacing=self.spacing or Spacing(),
             routes=self._routes,
             seed=self.seed,
@@ -241,6 +234,9 @@ class DenoiserState:
                 network=saved.model.config,
                 precision=cast("Precision", saved.precision),
                 flicker=cast("FlickerChoice", saved.flicker),
+                noise=saved.noise_choice,
+                correlation=cast("CorrelationChoice", saved.correlation_choice),
+                channels=cast('Literal["auto", "separate", "joint"]', saved.channels),
             )
         except (ValueError, TypeError) as error:
             raise ValueError(
@@ -353,7 +349,7 @@ class DenoiserState:
         )
 
     def _remember(self, prepared: PreparedStack) -> None:
-        """Keep what was measured of the channels."""
+        """Keep what a fit has measured of the channels."""
         self.channel_noise, self.channel_scaling = prepared.noise, prepared.scaling
         self.channel_correlation = prepared.correlation
 

@@ -209,7 +209,6 @@ class FittedDenoiser(DenoiserPreview):
             measure_steps(self._preparing(), stack, notes, memory),
             lambda done: Progress(done[0], done[1], time.perf_counter() - started),
         )
-        self._remember(known)
         stream = Stream(
             model=model,
             known=known,
@@ -262,9 +261,9 @@ class FittedDenoiser(DenoiserPreview):
         return prepared
 
     def _said_of(self, stack: Stack) -> list[str]:
-        """Sentences from a fit to the stack, such as that it learnt from parts of it."""
+        """Sentences from a fit to the same array, such as that it learnt from parts of it."""
         prepared = self._prepared
-        if prepared is None or prepared.stack.recorded is not stack.recorded:
+        if prepared is None or prepared.stack.recorded.array is not stack.recorded.array:
             return []
         return list(prepared.notes)
 
@@ -282,7 +281,7 @@ class FittedDenoiser(DenoiserPreview):
         model: STBN,
         sample: Sample | None = None,
     ) -> Generator[Progress, None, PreparedStack]:
-        """Prepare a stack, or parts of it, once; remember its noise and scaling."""
+        """Prepare a stack, or parts of it, once."""
         prepared = self._prepared
         if prepared is not None and self._is_at_hand(stack):
             if not self._flow_is_outdated:
@@ -322,6 +321,5 @@ class FittedDenoiser(DenoiserPreview):
                 follow_student(self._student, prepared, self.flow),
                 lambda done: Progress("flow", done, time.perf_counter() - started),
             )
-        self._remember(prepared)
         self._prepared, self._flow_is_outdated = prepared, False
         return prepared

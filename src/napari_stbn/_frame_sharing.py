@@ -24,6 +24,7 @@ _FRAMES, _SIDE = 64, 256  # of the part that is looked at
 _BLOCK = 16  # px
 _SMALLEST_BLOCK = 4  # px
 _FEWEST = 4  # blocks
+_MEASURED = 0.5  # of a block's details that have to be there; 3 x 3 pixels make one
 _SHARED = 0.2  # correlation of the noise in two frames that is worth keeping them apart
 _LEFT = 0.08  # of it between frames that are kept apart; a fit would learn more
 _FARTHEST = 8  # frames
@@ -105,27 +106,27 @@ def _carried(shared: list[float]) -> float:
 
 def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
     """Correlation of noise between frames 1, 2, … apart, of the frames (T, Y, X) that are seen."""
-    detail = movie[:, :-2] - 2 * movie[:, 1:-1] + movie[:, 2:]
-    detail = detail[:, :, :-2] - 2 * detail[:, :, 1:-1] + detail[:, :, 2:]
-    frames, height, width = detail.shape
-    side = min(_BLOCK, height // 2, width // 2)
-    rows, columns = height // side, width // side
-    if side < _SMALLEST_BLOCK:
+    blocks = _detail_blocks(movie)
+    if blocks is None:
         return None
-    blocks = detail[:, : rows * side, : columns * side].reshape(frames, rows, side, columns, side)
-    blocks = blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, frames, side * side)
-    blocks[:, seen] -= blocks[:, seen].mean(1, keepdims=True)
-    blocks[:, ~seen] = 0
-    power = np.sum(blocks**2, axis=(1, 2)) / seen.sum()
-    alive = np.flatnonzero(power > 0)  # of NaN it is not
+    blocks[:, ~seen] = np.nan
+    there = np.isfinite(blocks)
+    enough = there.sum((1, 2)) >= _MEASURED * seen.sum() * blocks.shape[2]
+    blocks, there = blocks[enough], there[enough]
+    blocks[~there] = 0  # counts for nothing
+    blocks -= blocks.sum(1, keepdims=True) / np.maximum(there.sum(1, keepdims=True), 1)
+    blocks[~there] = 0
+    power = np.sum(blocks**2, axis=(1, 2)) / there.sum((1, 2))
+    alive = np.flatnonzero(power > 0)
     if len(alive) < _FEWEST:
         return None
     order = alive[np.argsort(power[alive])]
-    lags = range(1, min(_FARTHEST, frames // 2) + 1)
+    lags = range(1, min(_FARTHEST, len(movie) // 2) + 1)
 
     def share(lag: int, chosen: NDArray[np.int_]) -> float:
-        pairs = max(1, int(np.sum(seen[lag:] & seen[:-lag])))
-        both = np.sum(blocks[chosen, lag:] * blocks[chosen, :-lag], axis=(1, 2)) / pairs
+        late, early = blocks[chosen, lag:], blocks[chosen, :-lag]
+        pairs = np.sum(there[chosen, lag:] & there[chosen, :-lag], axis=(1, 2))
+        both = np.sum(late * early, axis=(1, 2)) / np.maximum(pairs, 1)
         return float(np.median(both / power[chosen]))
 
     quietest, loud = order[: max(_FEWEST, len(order) // 4)], order[len(order) // 2 :]
@@ -138,3 +139,19 @@ def _shared(movie: FloatArray, seen: NDArray[np.bool_]) -> list[float] | None:
     for _ in range(2):
         taken = (1 + taken + 2 * sum(max(0.0, r + taken) for r in raw)) / int(seen.sum())
     return [(r + taken) / (1 + taken) for r in raw]
+
+
+def _detail_blocks(movie: FloatArray) -> FloatArray | None:
+    """Finest details of frames (T, Y, X) in blocks, (block, T, pixel); None of small frames.
+
+    NaN beside pixels that were not recorded.
+    """
+    detail = movie[:, :-2] - 2 * movie[:, 1:-1] + movie[:, 2:]
+    detail = detail[:, :, :-2] - 2 * detail[:, :, 1:-1] + detail[:, :, 2:]
+    frames, height, width = detail.shape
+    side = min(_BLOCK, height // 2, width // 2)
+    if side < _SMALLEST_BLOCK:
+        return None
+    rows, columns = height // side, width // side
+    blocks = detail[:, : rows * side, : columns * side].reshape(frames, rows, side, columns, side)
+    return blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, frames, side * side)

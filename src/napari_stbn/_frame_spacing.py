@@ -12,13 +12,13 @@ from ._frame_cycle import CYCLE_FRAMES, CYCLE_SIDE, frame_cycle
 from ._frame_sharing import measure_frame_sharing
 from ._lazy import MovieView, middle_of
 from ._unmixed_stack import noise_gain, unmixed
+from ._words import ordinal
 from .correlation import scaled_camera
 from .noise import NoiseFit
 
 __all__ = ["LARGEST_STEP", "FrameSpacing", "frames_apart", "measure_frame_spacing"]
 
 LARGEST_STEP = 64
-_ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def measure_frame_spacing(movie: NDArray[Any] | MovieView) -> FrameSpacing:
 
 def _apart(reason: str, step: int) -> str:
     """Sentence about frames that are taken apart."""
-    ordinal = _ORDINALS.get(step, f"{step}th")
-    return f"{reason}: every {ordinal} frame is denoised as a movie of its own."
+    return f"{reason}: every {ordinal(step)} frame is denoised as a movie of its own."
 
 
 def frames_apart(movie: NDArray[Any]) -> tuple[NDArray[Any], FrameSpacing]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-__all__ = ["last", "part_of", "relay"]
+__all__ = ["following", "last", "part_of", "relay"]
 
 Inner = TypeVar("Inner")
 Outer = TypeVar("Outer")
 Result = TypeVar("Result")
+Sent = TypeVar("Sent")
 
 
 def last(steps: Generator[Inner, None, Result]) -> Result:
@@ -20,6 +21,14 @@ def last(steps: Generator[Inner, None, Result]) -> Result:
         except StopIteration as stop:
             result: Result = stop.value
             return result
+
+
+def following(steps: Generator[Inner, Sent | None, object], told: Sent | None) -> Inner | None:
+    """What a generator yields next, told something; None after its end."""
+    try:
+        return steps.send(told)
+    except StopIteration:
+        return None
 
 
 def relay(

@@ -126,8 +126,14 @@ def _copies(part: NDArray[Any], axis: int) -> int:
     lines = [line for line in np.moveaxis(part, axis, 0) if not is_blank(line)]
     if len(lines) < part.shape[axis] / 2:
         return 1
-    alike = sum(np.array_equal(line, after) for line, after in pairwise(lines)) / (len(lines) - 1)
+    alike = sum(_is_copy(line, after) for line, after in pairwise(lines)) / (len(lines) - 1)
     return round(1 / (1 - alike)) if alike < _ALL else 1
+
+
+def _is_copy(line: NDArray[Any], after: NDArray[Any]) -> bool:
+    """Whether two lines are the same wherever both were recorded."""
+    both = np.isfinite(line) & np.isfinite(after)
+    return bool(both.any()) and np.array_equal(line[both], after[both])
 
 
 def shortest_of(found: Iterable[GridStep | None]) -> GridStep:

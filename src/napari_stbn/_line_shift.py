@@ -20,6 +20,7 @@ Array = NDArray[np.float32]
 _MOST = 8  # px of shift
 _SHARE = 6  # a line is at least so many times as long as the shift
 _BLOCKS = 8  # along each axis of a frame
+_MEASURED = 0.5  # of a block's differences that have to be there; 3 x 3 pixels make one
 # How much more every second line differs from those between as recorded, and shifted the other
 # way: in standard errors of the mean over blocks, and by how many blocks say so. On 13 real movies,
 # 112 simulated ones of 3 to 1000 photoelectrons and 400 of noise alone the sum stayed below 4.1.
@@ -108,12 +109,16 @@ def _costs(lines: Array, most: int) -> NDArray[np.float64]:
 
 
 def _blocks(squares: Array) -> NDArray[np.float64]:
-    """Means of the blocks of frames (T, Y, X), flat; NaN where a part was not recorded."""
+    """Means of the blocks of frames (T, Y, X), flat; NaN where much was not recorded."""
     count, height, width = squares.shape
     rows, columns = height // _BLOCKS, width // _BLOCKS
     cut = squares[:, : rows * _BLOCKS, : columns * _BLOCKS]
     parts = cut.reshape(count, _BLOCKS, rows, _BLOCKS, columns)
-    return np.asarray(parts.mean((2, 4), dtype=np.float64).ravel())
+    there = np.isfinite(parts)
+    counts = there.sum((2, 4))
+    sums = parts.sum((2, 4), dtype=np.float64, where=there)
+    enough = counts >= _MEASURED * rows * columns
+    return np.where(enough, sums / np.maximum(counts, 1), np.nan).ravel()
 
 
 def _certainty(gains: NDArray[np.float64]) -> tuple[float, float]:

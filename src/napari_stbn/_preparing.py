@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ._sampling import Sample, prepare_sample, scaling_pixels
@@ -110,4 +109,4 @@ def as_stack(data: Stack | ArrayLike, axes: str | None) -> Stack:
                 "give axes to Stack() or read() instead"
             )
         return data
-    return Stack(np.asarray(data) if not hasattr(data, "shape") else cast("Any", data), axes)
+    return Stack(cast("Any", data), axes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from .flow import RouteChoice
 from .flow.pwcnet import PWCNet, PWCNetConfig
 from .network import STBN, STBNConfig
 from .noise import noise_from_dict
-from .preparation import KnownNoise
+from .preparation import KnownNoise, NoiseChoice
 from .stack import IntensityScaling
 
 __all__ = ["SavedModel"]
@@ -59,6 +59,9 @@ class SavedModel:
         Quarter turns of the movie that a result is averaged over.
     flicker : str
         As of `napari_stbn.Denoiser`.
+    noise_choice, correlation_choice, channels
+        `noise`, `correlation` and `channels` of `napari_stbn.Denoiser`, for channels that the fit
+        has not seen and for another fit.
     spacing : Spacing
         How frames were made to follow each other.
     routes : dict of str to RouteChoice
@@ -83,6 +86,9 @@ class SavedModel:
     student: PWCNet | None = None
     turns: int = 1
     flicker: str = "auto"
+    noise_choice: NoiseChoice = "estimate"
+    correlation_choice: str = "auto"
+    channels: str = "auto"
     spacing: Spacing = field(default_factory=Spacing)
     routes: dict[str, RouteChoice] = field(default_factory=dict)
     flow_model: STBN | None = None
@@ -101,6 +107,9 @@ class SavedModel:
             "flow_model": _described(self.flow_model),
             "turns": self.turns,
             "flicker": self.flicker,
+            "noise_choice": _noise_in_words(self.noise_choice),
+            "correlation_choice": self.correlation_choice,
+            "channels": self.channels,
             "spacing": asdict(self.spacing),
             "routes": {digest: choice.to_dict() for digest, choice in self.routes.items()},
             "colours": [basis.to_dict() for basis in self.colours],
@@ -181,6 +190,9 @@ class SavedModel:
                 student=student,
                 turns=_turns(header.get("turns", 1)),
                 flicker=header.get("flicker", "auto"),
+                noise_choice=_noise_choice(header, model.config),
+                correlation_choice=header.get("correlation_choice", "auto"),
+                channels=header.get("channels", "auto"),
                 spacing=_spacing(header.get("spacing")),
                 routes={
                     str(digest): RouteChoice.from_dict(choice)
@@ -201,6 +213,21 @@ class SavedModel:
             if len(said) > 300:
                 said = f"{said[:300]} …"
             raise ValueError(f"{path.name} is damaged or was changed by hand: {said}") from error
+
+
+def _noise_in_words(choice: NoiseChoice) -> str | dict[str, Any] | None:
+    """How noise is known, as plain values."""
+    return choice if choice is None or isinstance(choice, str) else choice.to_dict()
+
+
+def _noise_choice(header: Mapping[str, Any], network: STBNConfig) -> NoiseChoice:
+    """How noise is known; in files before this entry the network alone says whether it is."""
+    choice = header.get("noise_choice", "estimate" if network.covariance else None)
+    if isinstance(choice, dict):
+        return noise_from_dict(choice)
+    if choice not in ("estimate", "gaussian", None):
+        raise ValueError(f"noise_choice is unknown: {str(choice)[:40]}")
+    return cast("NoiseChoice", choice)
 
 
 def _student(config: Any, weights: Mapping[str, Tensor]) -> PWCNet | None:

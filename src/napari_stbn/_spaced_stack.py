@@ -15,6 +15,7 @@ from ._lazy import of_channels
 from ._track_stack import TrackStack
 from ._unmixed_stack import UnmixedStack
 from ._views import StackView, views_of
+from ._words import ordinal
 from .stack import Stack
 
 __all__ = ["Spacing", "spaced_stack", "spacing_of"]
@@ -85,7 +86,7 @@ def _in_tracks(stack: Stack, known: Spacing) -> Stack:
     if known.carry:
         return UnmixedStack(stack, known.carry, "As in the fit, frames are seen unfiltered.")
     fits = 1 < known.step <= stack.n_frames // 2
-    note = f"As in the fit, every {known.step}th frame is denoised as a movie of its own."
+    note = f"As in the fit, every {ordinal(known.step)} frame is denoised as a movie of its own."
     return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
 
 

@@ -125,8 +125,8 @@ def hand_out(
 ) -> None:
     """Hand denoised frames to their output, channel by channel, as the user's pixels are.
 
-    Frames that hold no measurement go out as they came: what lies between their neighbours would
-    be invented.
+    Frames that hold no measurement are NaN, for `napari_stbn._views.output_for_user` to put in as
+    they came: what lies between their neighbours would be invented.
     """
     frames = slice(window.start, window.start + len(window.mean))
     blank = (~movie.valid[frames].flatten(1).any(1)).nonzero().flatten().tolist()
@@ -144,7 +144,7 @@ def hand_out(
             at = window.start + t
             recorded = prepared.stack.movie(channel, plane, frames=slice(at, at + 1))[0]
             if is_blank(recorded):  # else a copy of the frame before
-                mean[t] = recorded
+                mean[t] = np.nan
                 if std is not None:
                     std[t] = np.nan
         output(channel, plane, window.start, mean, std)

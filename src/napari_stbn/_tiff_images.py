@@ -15,6 +15,7 @@ import tifffile
 
 from napari_stbn._scenes import scenes_note
 from napari_stbn._tiff_check import check_complete
+from napari_stbn._words import counted
 
 __all__ = [
     "RawPlace",
@@ -144,14 +145,16 @@ def frames_notes(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> lis
     """What is said where the frames in a file are not those that it describes."""
     notes = []
     if missing := sum(page is None for page in _pages(series)):
-        are, read = ("frame is", "reads") if missing == 1 else ("frames are", "read")
-        notes.append(f"{missing} {are} missing from the file and {read} as zeros.")
+        are = "is" if missing == 1 else "are"
+        notes.append(f"{counted(missing, 'frame')} {are} not in the file: zeros stand there.")
     if tif.is_ome and not series.is_multifile:
         described = sum(len(each) for each in tif.series) - missing
         more = len(tif.pages) - described
         if more > 0:
-            frames = "1 frame" if more == 1 else f"{more} frames"
-            notes.append(f"The file holds {frames} more than it describes; they were not read.")
+            more_frames = counted(more, "frame")
+            notes.append(
+                f"The file holds {more_frames} more than it describes, which are not read."
+            )
     return notes
 
 

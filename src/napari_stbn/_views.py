@@ -115,10 +115,27 @@ def views_of(stack: Stack) -> Iterator[StackView]:
 
 
 def output_for_user(output: Output, stack: Stack, folder: Path | None = None) -> Output:
-    """What takes denoised frames of a view and hands them on as the user's stack has them."""
+    """What takes denoised frames of a view and hands them on as the user's stack has them.
+
+    Pixels that are NaN have none: they stay as they were recorded.
+    """
+    output = _as_it_came(output, stack.recorded)
     for view in reversed([*views_of(stack)]):
         output = view.output(output, folder)
     return output
+
+
+def _as_it_came(output: Output, stack: Stack) -> Output:
+    """What takes denoised frames, for an output that takes what was recorded where they are NaN."""
+
+    def whole(channel: int, plane: int, start: int, mean: Frames, std: Frames | None) -> None:
+        gone = np.isnan(mean)
+        for t in np.flatnonzero(gone.any((1, 2))).tolist():
+            at = slice(start + t, start + t + 1)
+            mean[t][gone[t]] = stack.movie(channel, plane, frames=at)[0][gone[t]]
+        output(channel, plane, start, mean, std)
+
+    return whole
 
 
 class Rooms:

@@ -16,6 +16,7 @@ from .stack import ArrayLike, Stack
 __all__ = ["CameraMaps", "read_corrected"]
 
 _NOISY = 9.0  # times the median variance of read noise, from which a pixel is left out
+_ROUNDING = 1 / 12  # [counts²] variance of what is rounded to whole counts
 FloatMap = npt.NDArray[np.float32]
 
 
@@ -32,10 +33,12 @@ class CameraMaps:
     variance : array, shape (Y, X), optional [counts²]
         Of a pixel in the dark.
 
+    Pixels that are NaN or infinite in a map are not usable.
+
     Raises
     ------
     ValueError
-        If the maps are not images of one shape, or a gain is not positive.
+        If the maps are not images of one shape with a finite pixel, or a gain is not positive.
 
     Examples
     --------
@@ -62,8 +65,10 @@ class CameraMaps:
                     f"{name} must be one image as large as the offset, {np.shape(self.offset)}, "
                     f"got shape {given.shape}"
                 )
+            if not np.isfinite(given).any():
+                raise ValueError(f"{name} must hold numbers, got an image of NaN or infinity alone")
             object.__setattr__(self, name, given)
-        if self.gain is not None and not (self.gain > 0).all():
+        if self.gain is not None and (self.gain <= 0).any():
             raise ValueError("gain must be positive in every pixel; is it an offset map?")
 
     @classmethod
@@ -83,9 +88,12 @@ class CameraMaps:
         dark = np.asarray(frames)
         if dark.ndim != 3 or len(dark) < 2:
             raise ValueError(f"dark frames must have shape (T, Y, X), T > 1, got {dark.shape}")
+        variance = dark.var(0, ddof=1, dtype=np.float64)
+        if dark.dtype.kind in "iu":  # of a quiet camera most pixels are always rounded to one count
+            variance = np.maximum(variance, _ROUNDING)
         return cls(
             dark.mean(0, dtype=np.float64).astype(np.float32),
-            variance=dark.var(0, ddof=1, dtype=np.float64).astype(np.float32),
+            variance=variance.astype(np.float32),
         )
 
     @classmethod
@@ -110,10 +118,12 @@ class CameraMaps:
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
-        """Pixels (Y, X) whose read noise is no more than three times the usual one."""
+        """Pixels (Y, X) that all maps know, of no more than three times the usual read noise."""
+        maps = [one for one in (self.offset, self.gain, self.variance) if one is not None]
+        known = np.isfinite(maps).all(0)
         if self.variance is None:
-            return np.ones(self.offset.shape, bool)
-        return np.asarray(self.variance <= _NOISY * np.median(self.variance))
+            return np.asarray(known)
+        return np.asarray(known & (self.variance <= _NOISY * _usual(self.variance)))
 
     def correct(self, stack: Stack) -> Stack:
         """Make all pixels of a stack alike.
@@ -126,8 +136,8 @@ class CameraMaps:
         Returns
         -------
         Stack
-            float32, in counts of a pixel of median offset and gain. Pixels of far more read noise
-            than the others are NaN: they count as not measured, and the prediction stands there.
+            float32, in counts of a pixel of median offset and gain. Pixels that are not usable are
+            NaN: they count as not measured, and the prediction stands there.
 
         Raises
         ------
@@ -139,10 +149,10 @@ class CameraMaps:
                 f"maps must be as large as the frames, {stack.frame_shape}, got "
                 f"{self.offset.shape}; crop the maps as the camera did"
             )
-        level = float(np.median(self.offset))
+        level = _usual(self.offset)
         factor = np.ones_like(self.offset)
         if self.gain is not None:
-            factor = float(np.median(self.gain)) / self.gain
+            factor = _usual(self.gain) / self.gain
         factor = np.where(self.usable, factor, np.float32(np.nan))
         return stack.like(_Corrected(stack, self.offset, factor, level))
 
@@ -205,6 +215,11 @@ class _Corrected:
     ) -> npt.NDArray[Any]:
         """Read it all."""
         return np.array(self[()], dtype=dtype)
+
+
+def _usual(image: FloatMap) -> float:
+    """Median of the pixels of a map that are known."""
+    return float(np.median(image[np.isfinite(image)]))
 
 
 def _all(array: ArrayLike) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ from ._dither import dithered
 from ._fit_parts import Average, begun_fit
 from ._flow_routes import choice_pixels
 from ._flow_updates import FORMS, FlowUpdates
-from ._generators import relay
+from ._generators import following, relay
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
 from ._sampling import Sample
@@ -33,7 +33,7 @@ from .network import STBNConfig
 from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
-from .training import UNLIMITED_STEPS, TrainingConfig, TrainingStep, frames_seen, training_steps
+from .training import UNLIMITED_STEPS, TrainingConfig, frames_seen, training_steps
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
@@ -211,6 +211,7 @@ class Denoiser(FittedDenoiser):
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         if not exceeds(stack, memory):  # of a large one a fit reads no more than it learns from
             stack = self._seen((yield from relay(self._evened(given), measured)), colours)
+        before = {name: value for name, value in vars(self).items() if name != "_prepared"}
         self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
         self.channel_noise, self.channel_scaling, self.history = {}, {}, []
         self.channel_correlation, self.colours = {}, colours
@@ -225,7 +226,12 @@ class Denoiser(FittedDenoiser):
             self._refines = refines
         else:  # what was decided then
             self._refines = first.warm and begun.refines
-        prepared = yield from self._prepare(stack, joint, started, first.model, sample)
+        try:
+            prepared = yield from self._prepare(stack, joint, started, first.model, sample)
+        except Exception:  # of a movie that cannot be denoised: what was fitted to another stays
+            vars(self).update(before)
+            raise
+        self._remember(prepared)
         if plan.time_budget is not None:
             # In a short fit they would take more time than the steps.
             checks = min(plan.checks, max(4, int(plan.time_budget / _CHECK_EVERY)))
@@ -288,7 +294,7 @@ class Denoiser(FittedDenoiser):
         )
         try:
             spent = None  # seconds between two steps that belong to the fit
-            while (step := _next(steps, spent)) is not None:
+            while (step := following(steps, spent)) is not None:
                 self.history.append(step)
                 yield Progress("fit", step.fraction, time.perf_counter() - started, step)
                 spent = None
@@ -346,16 +352,6 @@ class Denoiser(FittedDenoiser):
         if not large:
             sample = replace(sample, reason=_SHORT_OF_TIME)
         return sample, replace(plan, sampled_pixels=sample.pixels)
-
-
-def _next(
-    steps: Generator[TrainingStep, float | None, None], spent: float | None
-) -> TrainingStep | None:
-    """The next step of a fit, told of seconds spent meanwhile; None after the last."""
-    try:
-        return steps.send(spent)
-    except StopIteration:
-        return None
 
 
 def denoise(

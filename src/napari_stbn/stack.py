@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_stbn._arrays import ArrayLike, as_array
 from napari_stbn._axes import AXES, check_axes, guess_axes
 from napari_stbn._defects import (
     MIN_SIDE,
@@ -38,22 +39,6 @@ __all__ = [
 ]
 
 
-class ArrayLike(Protocol):
-    """What a stack needs of an array: numpy, memmap, dask and zarr arrays all have it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        ...
-
-    @property
-    def dtype(self) -> Any:
-        """Type of the values."""
-        ...
-
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Stack:
     """An array with named axes and its physical scale.
@@ -62,13 +47,13 @@ class Stack:
     ----------
     array : array-like of shape `axes`
         numpy, memmap, dask or zarr array, of any byte order and strides; kept as it is, never
-        copied or written to, and read only where a movie is asked for.
+        written to, and read only where a movie is asked for. Masked pixels of a numpy array count
+        as not recorded: they become NaN, in a copy.
     axes : str, optional
         One letter per dimension out of T, C, Z, Y, X and S (colour samples), in any order, with Y
         and X; guessed where left out.
     pixel_size : float, sequence or mapping, optional [`unit`]
-        One number for Y and X, ``(y, x)``, ``(z, y, x)``, or a mapping such as
-        ``{"Y": 0.1, "X": 0.1}``.
+        One number for Y and X, ``(y, x)``, ``(z, y, x)``, or a mapping: ``{"Y": 0.1, "X": 0.1}``.
     frame_interval : float, optional [s]
         Time from frame to frame.
     unit : str
@@ -89,7 +74,7 @@ class Stack:
     Raises
     ------
     ValueError
-        `axes` do not fit the array, or a pixel size or the frame interval is not positive.
+        `axes` do not fit the array, numpy cannot read it, or a scale is not positive.
 
     Examples
     --------
@@ -120,9 +105,7 @@ class Stack:
         name: str = "",
         hint: str | None = None,
     ) -> None:
-        if not (hasattr(array, "shape") and hasattr(array, "dtype")):
-            array = np.asarray(array)
-        array = cast("ArrayLike", array)
+        array = as_array(array)
         shape, guess = tuple(array.shape), ""
         if axes is None:
             axes, guess = guess_axes(shape, array.dtype, hint)

@@ -54,6 +54,14 @@ def test_noise_alone_and_patterns_of_pixels_are_no_shift() -> None:
     assert measure_line_shift(np.ones((4, 9, 9))) is None
 
 
+def test_pixels_that_were_not_recorded_do_not_hide_a_shift() -> None:
+    movie = scanned(stbn.simulate((8, 256, 256), photons=30, seed=5).noisy, 3).astype(np.float32)
+    movie[:, np.random.default_rng(0).random(movie.shape[1:]) < 0.02] = np.nan
+    found = measure_line_shift(movie)
+    assert found is not None
+    assert (found.axis, found.pixels) == ("X", 3)
+
+
 def test_padding_does_not_hide_a_shift() -> None:
     movie = scanned(SCENE.noisy, 3).astype(np.float32)
     movie[:, :, :6] = np.nan

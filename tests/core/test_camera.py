@@ -76,6 +76,30 @@ def test_dark_frames_are_maps_too(tmp_path: Path) -> None:
     assert abs(float(np.median(maps.variance)) - 4) < 0.2
 
 
+def test_pixels_that_one_map_does_not_know_are_left_out_alone() -> None:
+    _, noisy, maps = scmos()
+    assert maps.gain is not None
+    assert maps.variance is not None
+    holed = CameraMaps(*(np.array(m) for m in (maps.offset, maps.gain, maps.variance)))
+    for place, image in enumerate((holed.offset, holed.gain, holed.variance)):
+        assert image is not None
+        image[place, 7] = np.nan
+    lost = maps.usable & ~holed.usable
+    assert set(zip(*np.nonzero(lost), strict=True)) <= {(0, 7), (1, 7), (2, 7)}
+    whole, corrected = (m.correct(Stack(noisy, "TYX")).movie() for m in (maps, holed))
+    np.testing.assert_allclose(corrected[:, holed.usable], whole[:, holed.usable], rtol=1e-3)
+    with pytest.raises(ValueError, match="offset must hold numbers"):
+        CameraMaps(np.full((8, 8), np.nan, np.float32))
+
+
+def test_a_dark_frame_of_one_count_does_not_make_other_pixels_noisy() -> None:
+    dark = np.full((200, 16, 16), 100, np.uint8)
+    dark[np.random.default_rng(0).random(dark.shape) < 0.001] = 101
+    dark[::2, 3, 4] = 140
+    usable = CameraMaps.of_dark_frames(dark).usable
+    assert np.argwhere(~usable).tolist() == [[3, 4]]
+
+
 def test_maps_are_read_from_files(tmp_path: Path) -> None:
     _, _, maps = scmos()
     paths = []
@@ -98,7 +122,7 @@ def test_the_command_line_takes_maps(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = ["denoise", str(tmp_path / "movie.tif"), "-o", str(output), "--device", "cpu"]
     assert main([*arguments, "--preset", "preview", "--max-steps", "2", "--camera", *files]) == 0
     said = capsys.readouterr().out
-    assert f"{int((~maps.usable).sum())} pixels with too much read noise" in said
+    assert f"{int((~maps.usable).sum())} pixels left out, of too much read noise" in said
     assert np.square(read(output).movie() - clean).mean() < 0.2 * np.square(noisy - clean).mean()
 
 

@@ -213,6 +213,26 @@ def test_what_was_not_measured_is_predicted() -> None:
     assert any("frame" in note for note in result.report["notes"])
 
 
+def test_blank_frames_come_back_as_they_were_recorded(tmp_path: Path) -> None:
+    scene = simulate((12, 48, 48), kind="membranes", photons=100, seed=3)
+    light = (scene.clean - scene.offset) / scene.gain
+    clean = np.stack([100 + 2 * share * light for share in SHARES], -1)
+    camera = PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.6)
+    noisy = camera.simulate(clean, np.random.default_rng(0)).astype(np.float32)
+    noisy[[3, 9]] = 0  # far below the offset, where noise that grows is not made even
+    stack, blank = Stack(noisy, "TYXS"), np.isin(np.arange(12), [3, 9])
+    denoiser = tiny(flow="none", turns=1).fit(stack, training=FEW)
+    assert any(law is not None for law in denoiser.colours[0].laws)
+    result = denoiser.denoise(stack)
+    assert (result.denoised[blank] == 0).all()
+    assert np.isfinite(result.denoised).all()
+    assert result.uncertainty is not None
+    np.testing.assert_array_equal(np.isnan(result.uncertainty).all((1, 2, 3)), blank)
+    denoiser.release()
+    denoiser.denoise_to(stack, tmp_path / "out.npy")
+    assert (np.load(tmp_path / "out.npy")[blank] == 0).all()
+
+
 def test_a_saved_model_knows_its_colours(tmp_path: Path) -> None:
     _, noisy = coloured()
     denoiser = tiny().fit(noisy, axes="TYXS", training=FEW)

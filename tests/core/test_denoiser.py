@@ -218,7 +218,7 @@ def test_a_dropped_frame_comes_back_as_it_was(noisy: Array) -> None:
     assert result.uncertainty is not None
     assert np.isnan(result.uncertainty[2]).all()
     assert np.isfinite(result.denoised).all()
-    assert any("frames are blank: 2" in note for note in result.report["notes"])
+    assert any("1 frame is blank: 2" in note for note in result.report["notes"])
 
 
 def test_saturated_and_negative_values_are_no_obstacle(noisy: Array) -> None:
@@ -258,6 +258,8 @@ def test_what_cannot_be_denoised_is_said(data: Array, axes: str, sentence: str) 
         ({"flow": "pwc"}, "flow must be one of dis, .*, got 'pwc'"),
         ({"channels": "all"}, "channels must be auto, separate or joint, got 'all'"),
         ({"noise": "poisson"}, 'noise must be "estimate", "gaussian", .* got \'poisson\''),
+        ({"noise": 5.0}, r"noise must be .* such as GaussianNoise\(5.0\) or None, got 5.0"),
+        ({"noise": {"kind": "gaussian", "sigma": 5.0}}, "noise must be .* got {'kind'"),
         ({"device": "abacus"}, "device must be \"auto\", .* got 'abacus'"),
         ({"precision": "float8"}, "precision must be .*float8"),
     ],
@@ -270,6 +272,37 @@ def test_unknown_choices_are_said(options: dict[str, Any], sentence: str) -> Non
 def test_axes_that_contradict_a_stack_are_said(noisy: Array) -> None:
     with pytest.raises(ValueError, match="this stack has axes TYX, got axes='YXT'"):
         tiny().fit(Stack(noisy, "TYX"), axes="YXT")
+
+
+def test_denoising_changes_nothing_that_the_fit_knows(noisy: Array) -> None:
+    """Nor the next result: channels that the fit has not seen are measured on each stack anew."""
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=FEW)
+    before = dict(denoiser.channel_noise), dict(denoiser.channel_scaling)
+    bright = np.stack([noisy, 3 * noisy])
+    alone = denoiser.denoise(bright, axes="CTYX")
+    denoiser.denoise(np.stack([noisy, noisy]), axes="CTYX")
+    after = denoiser.denoise(bright.copy(), axes="CTYX")
+    np.testing.assert_array_equal(after.denoised, alone.denoised)
+    assert after.noise == alone.noise
+    assert (denoiser.channel_noise, denoiser.channel_scaling) == before
+
+
+def test_what_a_fit_says_is_said_of_a_bare_array_too(noisy: Array) -> None:
+    plan = TrainingConfig(max_steps=3, clip_frames=2, clip_size=16, patience=0, sampled_pixels=900)
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=plan)
+    for data, said in ((noisy, True), (noisy.copy(), False)):
+        notes = denoiser.denoise(data, axes="TYX").report["notes"]
+        assert any("the fit learnt from" in note for note in notes) == said
+
+
+def test_a_movie_that_is_refused_leaves_the_model_as_it_was(noisy: Array) -> None:
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=FEW)
+    before = denoiser.denoise(noisy, axes="TYX")
+    with pytest.raises(ValueError, match="one value in every frame"):
+        denoiser.fit(np.full_like(noisy, 3), axes="TYX", training=FEW)
+    after = denoiser.denoise(noisy, axes="TYX")
+    np.testing.assert_array_equal(after.denoised, before.denoised)
+    assert after.report["steps"] == before.report["steps"]
 
 
 def test_a_fit_larger_than_memory_is_refused_before_it_starts(noisy: Array) -> None:

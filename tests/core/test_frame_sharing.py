@@ -103,6 +103,19 @@ def test_blank_frames_and_pixels_that_are_no_numbers_do_not_count() -> None:
     assert measure_frame_sharing(np.full((20, 64, 64), np.nan)).step == 1
 
 
+@pytest.mark.parametrize("still", [True, False])
+def test_scattered_pixels_that_are_no_numbers_do_not_hide_what_frames_share(still: bool) -> None:
+    noisy, _ = simulated()
+    shape = noisy.shape[1:] if still else noisy.shape
+    gone = np.broadcast_to(np.random.default_rng(0).random(shape) < 0.02, noisy.shape)
+    found = measure_frame_sharing(np.where(gone, np.nan, running(noisy, 2)))
+    assert found.step == 2
+    assert found.correlation == pytest.approx(1 / 2, abs=0.05)
+    found = measure_frame_sharing(np.where(gone, np.nan, recursive(noisy, 0.6)))
+    assert found.carry == pytest.approx(0.4, abs=0.05)
+    assert measure_frame_sharing(np.where(gone, np.nan, noisy)) == FrameSharing(1)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("photons", [5.0, 80.0])
 def test_scenes_that_take_turns_are_counted(count: int, photons: float) -> None:
@@ -227,6 +240,39 @@ def test_defects_are_told_by_the_frames_of_the_recording() -> None:
     assert told.constant_frames == (5,)  # the other one makes the track as long as the others
     assert told.repeated == (5,)
     assert told.missing == 5
+
+
+@pytest.mark.parametrize("blank", [0.0, np.nan])
+def test_a_recursive_filter_is_taken_to_begin_anew_after_blank_frames(blank: float) -> None:
+    noisy = simulated(frames=12)[0].astype(np.float32)
+    noisy[:, :9, :9] = 7  # a dark corner is no blank frame
+    shown = mixed(noisy, 0.4)
+    shown[[0, 4, 9, 10]] = blank
+    seen = UnmixedStack(stbn.Stack(shown, "TYX"), {0: 0.4}, "")
+    frames = seen.movie()
+    assert np.isnan(frames[[0, 4, 9, 10]]).all()
+    np.testing.assert_allclose(frames[[2, 3, 6, 7, 8]], noisy[[2, 3, 6, 7, 8]], rtol=1e-4)
+    np.testing.assert_array_equal(frames[[1, 5, 11]], shown[[1, 5, 11]])
+    part = seen.movie(frames=slice(4, 8), rows=slice(0, 8), columns=slice(0, 8))
+    np.testing.assert_array_equal(part, frames[4:8, :8, :8])
+    again = mixed(frames, 0.4)
+    kept = np.delete(np.arange(12), [0, 4, 9, 10])
+    np.testing.assert_allclose(again[kept], shown[kept], rtol=1e-4)
+    found = MovieDefects(None, None, (0, 4, 9, 10), 0.0, None, missing=4 * 64 * 64 + 3)
+    assert seen.defects_for_user((0, 0), found)[1].missing == 3
+
+
+def test_blank_frames_of_a_filtered_movie_stay_as_they_are_and_cost_the_others_little() -> None:
+    made = stbn.simulate((16, 48, 48), kind="nuclei", photons=20, seed=7)
+    shown, clean = (recursive(m, 0.5) for m in (made.noisy, made.clean))
+    shown[[4, 9]] = 0
+    denoiser = stbn.Denoiser("preview", device="cpu", flow="none", turns=1)
+    result = denoiser.fit(shown, axes="TYX", max_steps=1).denoise(shown, axes="TYX")
+    assert result.report["frame_carry"][0] == pytest.approx(0.5, abs=0.1)
+    assert (result.denoised[[4, 9]] == 0).all()
+    seen = np.delete(np.arange(16), [4, 9])
+    assert psnr(result.denoised[seen], clean[seen]) > 30
+    assert not any("NaN" in note for note in result.report["notes"])
 
 
 def test_a_result_of_a_running_mean_has_less_error(tmp_path: Path) -> None:

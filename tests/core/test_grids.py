@@ -49,6 +49,15 @@ def test_pixels_are_taken_as_far_apart_as_their_noise_asks_for(movie: Any, step:
     assert bool(found.note) == (step != (1, 1))
 
 
+def test_pixels_that_were_not_recorded_do_not_hide_copies() -> None:
+    copies = np.repeat(np.repeat(SCENE.noisy, 2, 1), 3, 2).astype(np.float32)
+    copies[:, np.random.default_rng(0).random(copies.shape[1:]) < 0.02] = np.nan
+    copies[:, :, -30:] = np.nan
+    found = measure_grid_step(copies)
+    assert found is not None
+    assert (found.rows, found.columns) == (2, 3)
+
+
 @pytest.mark.parametrize("photons", [3, 30, 1000])
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_movies_are_left_together(kind: Any, photons: float) -> None:

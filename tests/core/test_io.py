@@ -296,7 +296,7 @@ def test_frames_that_an_interrupted_acquisition_lacks_are_said(tmp_path: Path) -
         tmp_path / "a.ome.tif", truth, description=xml, metadata=None, photometric="minisblack"
     )
     stack = read(tmp_path / "a.ome.tif")
-    assert stack.guess == "2 frames are missing from the file and read as zeros."
+    assert stack.guess == "2 frames are not in the file: zeros stand there."
     np.testing.assert_array_equal(stack.movie()[:2], truth)
     assert inspect_movie(stack.movie()).constant_frames == (2, 3)
 

@@ -117,7 +117,7 @@ def test_frames_beyond_the_description_are_said(tmp_path: Path) -> None:
     tifffile.imwrite(
         path, numbered((5, 8, 9)), description=xml, metadata=None, photometric="minisblack"
     )
-    assert read(path).guess == "The file holds 2 frames more than it describes; they were not read."
+    assert read(path).guess == "The file holds 2 frames more than it describes, which are not read."
 
 
 def test_an_imagej_file_in_one_piece_that_is_cut_off_says_so(tmp_path: Path) -> None:

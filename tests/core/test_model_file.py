@@ -47,6 +47,28 @@ def test_a_loaded_model_gives_the_same_result(noise: Any, tmp_path: Path) -> Non
         assert result.uncertainty is not None
         np.testing.assert_array_equal(result.uncertainty, expected.uncertainty)
     assert loaded.flow == "none"
+    two = np.stack([NOISY, 3 * NOISY])  # of which the fit has not seen the second
+    unseen, again = (d.denoise(two, axes="CTYX") for d in (denoiser, loaded))
+    np.testing.assert_array_equal(again.denoised, unseen.denoised)
+    assert again.noise == unseen.noise
+
+
+def test_a_loaded_model_keeps_the_choices_of_the_fit(model_path: Path, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"noise": "gaussian", "correlation": "off", "channels": "separate"}
+    path = fitted(**chosen).save(tmp_path / "m.stbn")
+    loaded = Denoiser.load(path, device="cpu")
+    assert {name: getattr(loaded, name) for name in chosen} == chosen
+    with pytest.raises(ValueError, match=r"m\.stbn is damaged or .* noise_choice is unknown: 5"):
+        Denoiser.load(rewritten(path, path, noise_choice=5), device="cpu")
+    file = read_model_file(model_path)  # as versions before these entries wrote it
+    header = {
+        name: value
+        for name, value in file.header.items()
+        if name not in ("noise_choice", "correlation_choice", "channels")
+    }
+    write_model_file(path, ModelFile(header, file.weights), overwrite=True)
+    loaded = Denoiser.load(path, device="cpu")
+    assert (loaded.noise, loaded.correlation, loaded.channels) == ("estimate", "auto", "auto")
 
 
 def test_noise_and_scaling_are_those_of_the_fit_not_of_the_next_movie(model_path: Path) -> None:

@@ -338,9 +338,9 @@ def test_a_wrong_noise_model_is_found(tmp_path: Path) -> None:
 def test_fast_motion_and_notes_are_told(tmp_path: Path) -> None:
     result, noisy = right()
     fast = replace(result, flow_to_next=4 * result.flow_to_next)
-    seen = page(tmp_path, replace(fast, report={"notes": ["1 frames are blank: 3."]}), noisy)
+    seen = page(tmp_path, replace(fast, report={"notes": ["1 frame is blank: 3."]}), noisy)
     assert seen.levels("move by up to 20.0 px") == ["note"]
-    assert seen.levels("1 frames are blank: 3.") == ["note"]
+    assert seen.levels("1 frame is blank: 3.") == ["note"]
     seen = page(tmp_path, result, noisy)
     assert "Median 5.00 px per frame, 95th percentile 5.00 px (1.25 and 1.25 µm/s)" in seen.text
 

@@ -247,3 +247,24 @@ def test_like_keeps_axes_and_scale_and_a_stack_pickles() -> None:
         )
     assert stack.like(np.ones((2, 3, 8, 8)), name="clean").name == "clean"
     assert repr(stack) == "<Stack 'cells' CTYX (2, 3, 8, 8) uint16, YX 0.1 x 0.1 µm, 2 s per frame>"
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "int32"])
+def test_masked_pixels_count_as_not_recorded(dtype: str) -> None:
+    data = np.ma.masked_array(numbered((3, 9, 8), dtype), mask=False)
+    assert Stack(data, "TYX").dtype == dtype
+    data[1, 2:4, 5] = np.ma.masked
+    stack = Stack(data, "TYX")
+    movie = stack.movie()
+    np.testing.assert_array_equal(np.isnan(movie), data.mask)
+    np.testing.assert_array_equal(movie[~data.mask], data.data[~data.mask])
+    assert not np.isnan(data.data.astype(float)).any()
+
+
+def test_tensors_are_seen_through_numpy() -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(3.0 * 72).reshape(3, 9, 8)
+    assert Stack(tensor, "TYX").dtype == np.float32
+    np.testing.assert_array_equal(Stack(tensor, "TYX").movie(), tensor.numpy())
+    with pytest.raises(ValueError, match=r"got a torch\.Tensor that .* Convert it"):
+        Stack(tensor.to(torch.bfloat16), "TYX")
