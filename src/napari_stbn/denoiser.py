@@ -19,29 +19,24 @@ from numpy.typing import ArrayLike, NDArray
 from ._denoiser_use import FittedDenoiser
 from ._dither import dithered
 from ._fit_parts import Average, begun_fit
-from ._flow_routes import choice_pixels
+from ._fit_plan import Asked, Course, choose_sample, first_prediction
 from ._flow_updates import FORMS, FlowUpdates
 from ._generators import following, relay
 from ._preparing import as_stack
 from ._refinement import DENSE_METHODS
-from ._sampling import Sample
 from ._spaced_stack import spacing_of
 from ._streaming import check_plan, exceeds, memory_budget
 from ._unfit import why_unfit
 from .estimates import check_training_memory
-from .network import STBNConfig
-from .presets import PRESETS, PresetName, choose_turns, predictable_pixels
+from .preparation import PreparedStack
+from .presets import PresetName, choose_turns
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
-from .training import UNLIMITED_STEPS, TrainingConfig, frames_seen, training_steps
+from .training import TrainingConfig, frames_seen, training_steps
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
 _logger = logging.getLogger(__name__)
-_CHECK_EVERY = 5.0  # s at least between two evaluations of the held-out blocks
-_LEAST_SAMPLE = 2**20  # pixels of the parts that a fit learns from
-_SHORT_OF_TIME = "To find motion in all of the stack would take a large part of the time"
-_LEAST_FIT = 0.2  # of a time budget that stays for the steps, however long noise and flow take
 
 
 class Denoiser(FittedDenoiser):
@@ -182,78 +177,87 @@ class Denoiser(FittedDenoiser):
             After each movie's noise, each pair's flow, each step.
         """
         started = time.perf_counter()
-        given = as_stack(data, axes)
+        file = None if checkpoint is None else Path(checkpoint)
+        asked = Asked(time_budget, max_steps, training, file)
+        course = yield from self._course(as_stack(data, axes), asked, started)
+        before = {name: value for name, value in vars(self).items() if name != "_prepared"}
+        self._begin(course)
+        try:
+            prepared = yield from self._prepare(
+                course.stack, course.joint, started, course.first.model, course.sample
+            )
+        except Exception:  # of a movie that cannot be denoised: what was fitted to another stays
+            vars(self).update(before)
+            raise
+        self._remember(prepared)
+        plan = self._settled(course, asked, prepared, started)
+        # The trial took a moment: who wants to cancel is asked before the next one.
+        yield Progress("flow", 1.0, time.perf_counter() - started)
+        yield from self._take_steps(course, plan, prepared, file, started)
+
+    def _course(
+        self, given: Stack, asked: Asked, started: float
+    ) -> Generator[Progress, None, Course]:
+        """Look at a stack and decide how a fit to it goes; nothing of this denoiser changes."""
 
         def measured(done: float) -> Progress:
             return Progress("noise", done, time.perf_counter() - started)
 
+        plan, begun = asked.plan(self.preset), begun_fit(asked.checkpoint)
         joint = self._joint(given)
         self._tracks = None  # measured anew
         given = yield from relay(self._apart(given, None, joint=joint), measured)
         colours = yield from relay(self._measured_colours(given, joint=joint), measured)
         stack = self._seen(given, colours)
         first = self._first_model(stack.n_channels if joint else 1)
-        config = first.model.config
-        plan = training or PRESETS[self.preset].training
-        if time_budget is not None or max_steps is not None:
-            limit = max_steps if max_steps is not None else UNLIMITED_STEPS
-            plan = replace(plan, max_steps=limit, time_budget=time_budget)
-        memory, begun = memory_budget(self.memory_limit), begun_fit(checkpoint)
-        dense = self.flow in DENSE_METHODS
-        refines = first.warm and plan.refine != "never"
-        budget = plan.time_budget if refines and plan.refine == "auto" else None
-        if budget is not None and not dense:  # there is no motion to find, only wrong pixels
-            refines = math.prod(stack.shape) <= predictable_pixels(budget, self.device, config)
-        sample, plan = self._sample(stack, config, memory, plan, budget if dense else None)
+        config, dense = first.model.config, self.flow in DENSE_METHODS
+        memory = memory_budget(self.memory_limit)
+        refines, budget = first_prediction(first, plan, stack, self.device, dense=dense)
+        sample, plan = choose_sample(stack, config, plan, memory, self.device, self.seed, budget)
         if exceeds(stack, memory):
             check_plan(first.model.place(self.device), stack, memory)
         outline = stack if sample is None else sample.outline(stack)
         check_training_memory(config, plan, outline, self.device, self._layer_precision(config))
         if not exceeds(stack, memory):  # of a large one a fit reads no more than it learns from
             stack = self._seen((yield from relay(self._evened(given), measured)), colours)
-        before = {name: value for name, value in vars(self).items() if name != "_prepared"}
-        self.model, self._prepared = None, None  # a fit that ends early must not mix two movies
-        self.channel_noise, self.channel_scaling, self.history = {}, {}, []
-        self.channel_correlation, self.colours = {}, colours
-        self.spacing = spacing_of(given)
+        if begun is not None:  # what was decided then
+            refines = first.warm and begun.refines
         form = plan.refine if plan.refine in FORMS and dense else None
-        self._student, self._flow_rounds, self._routes = None, 0, {}  # those of an earlier fit
+        return Course(given, stack, colours, joint, first, plan, sample, refines, form, begun)
+
+    def _begin(self, course: Course) -> None:
+        """Forget an earlier fit: one that ends early must not mix two movies."""
+        first = course.first
+        self.model, self._prepared = None, None
+        self.channel_noise, self.channel_scaling, self.history = {}, {}, []
+        self.channel_correlation, self.colours = {}, course.colours
+        self.spacing = spacing_of(course.given)
+        self._student, self._flow_rounds, self._routes = None, 0, {}
         self._flow_model = (first.flow_model or deepcopy(first.model)) if first.warm else None
+        self._refines = course.refines
         self._turns = self.turns or choose_turns(
-            self.preset, math.prod(stack.shape), plan.time_budget
+            self.preset, math.prod(course.stack.shape), course.plan.time_budget
         )
-        if begun is None:
-            self._refines = refines
-        else:  # what was decided then
-            self._refines = first.warm and begun.refines
-        try:
-            prepared = yield from self._prepare(stack, joint, started, first.model, sample)
-        except Exception:  # of a movie that cannot be denoised: what was fitted to another stays
-            vars(self).update(before)
-            raise
-        self._remember(prepared)
-        if plan.time_budget is not None:
-            # In a short fit they would take more time than the steps.
-            checks = min(plan.checks, max(4, int(plan.time_budget / _CHECK_EVERY)))
-            left = max(
-                plan.time_budget - (time.perf_counter() - started), _LEAST_FIT * plan.time_budget
-            )
-            plan = replace(plan, time_budget=left, checks=begun.checks if begun else checks)
-        plan = replace(plan, refine=form or ("always" if self._refines else "never"))
-        asked = max_steps is not None or plan.pace is not None
-        if training is not None:
-            asked |= training.max_steps != PRESETS[self.preset].training.max_steps
-        if first.warm and not asked and self.correlation != "off":
-            unfit = why_unfit(given, prepared.correlation)
+
+    def _settled(
+        self, course: Course, asked: Asked, prepared: PreparedStack, started: float
+    ) -> TrainingConfig:
+        """The plan, now that noise and motion are known; the model is put in its place."""
+        first, begun = course.first, course.begun
+        plan = course.timed(time.perf_counter() - started)
+        if first.warm and not asked.names_steps(self.preset) and self.correlation != "off":
+            unfit = why_unfit(course.given, prepared.correlation)
             if unfit:
                 plan = replace(plan, max_steps=1, time_budget=None)  # the start, as it is
                 prepared.notes.append(unfit)
-        self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
-        self._checks = plan.checks
         if first.note:
             prepared.notes.append(first.note)
+        self._refine, self._sampled = plan.refine, plan.sampled_pixels  # for who goes on
+        self._checks = plan.checks
         self.model, self._started_from = first.model.place(self.device), first.name
-        self._fitted_in = precision = begun.precision if begun else self._layer_precision(config)
+        config = first.model.config
+        self._fitted_in = begun.precision if begun else self._layer_precision(config)
+        stack = course.stack
         _logger.info(
             "fit to %s (%s, %s) on %s: %s, start %s, %s",
             stack.name or "a movie",
@@ -262,34 +266,44 @@ class Denoiser(FittedDenoiser):
             self.device,
             self.preset,
             self._started_from,
-            precision,
+            self._fitted_in,
         )
-        # The trial took a moment: who wants to cancel is asked before the next one.
-        yield Progress("flow", 1.0, time.perf_counter() - started)
+        return plan
+
+    def _take_steps(
+        self,
+        course: Course,
+        plan: TrainingConfig,
+        prepared: PreparedStack,
+        checkpoint: Path | None,
+        started: float,
+    ) -> Generator[Progress, None, None]:
+        """Fit the model that is in place, and find motion again meanwhile where the plan does."""
+        model, precision = self.model, self._fitted_in
+        if model is None or precision is None:
+            raise RuntimeError("a fit has no model to begin with")
+
+        def flowing(done: float) -> Progress:
+            return Progress("flow", done, time.perf_counter() - started)
+
         generator = torch.Generator().manual_seed(self.seed)
-        self._average = Average(self.model, plan.averaging)
+        self._average = Average(model, plan.averaging)
+        form, begun, warm = course.form, course.begun, course.first.warm
         updates = None if form is None else FlowUpdates(form, self.flow, precision, self.seed)
-        movies = yield from relay(
-            dithered(prepared, self.seed),
-            lambda _done: Progress("flow", 1.0, time.perf_counter() - started),
-        )
+        movies = yield from relay(dithered(prepared, self.seed), lambda _done: flowing(1.0))
         moving = prepared.moving()
         if updates is not None and begun is not None:
-            # So it predicted then.
-            self.model.clip_frames = frames_seen(self.model, plan, warm=first.warm)
-            yield from relay(
-                updates.restore(begun.beside, self.model, moving),
-                lambda done: Progress("flow", done, time.perf_counter() - started),
-            )
+            model.clip_frames = frames_seen(model, plan, warm=warm)  # so it predicted then
+            yield from relay(updates.restore(begun.beside, model, moving), flowing)
         steps = training_steps(
-            self.model,
+            model,
             movies,
             plan,
             generator=generator,
             precision=precision,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=checkpoint,
             average=self._average,
-            warm=first.warm,
+            warm=warm,
             beside=None if updates is None else updates.state,
         )
         try:
@@ -299,13 +313,11 @@ class Denoiser(FittedDenoiser):
                 yield Progress("fit", step.fraction, time.perf_counter() - started, step)
                 spent = None
                 if updates is not None:
-                    spent = yield from relay(
-                        updates.after(step.part, self.model, self._average, moving),
-                        lambda done: Progress("flow", done, time.perf_counter() - started),
-                    )
+                    after = updates.after(step.part, model, self._average, moving)
+                    spent = yield from relay(after, flowing)
         finally:
             steps.close()  # puts the averaged weights in place now, not at collection
-            self.model.eval()
+            model.eval()
             self._average = None
             if self.history:
                 _logger.info(
@@ -323,35 +335,6 @@ class Denoiser(FittedDenoiser):
             self._refines, self._flow_rounds = True, 1
         else:
             self._refines, self._student = False, updates.student
-
-    def _sample(
-        self,
-        stack: Stack,
-        network: STBNConfig,
-        memory: int,
-        plan: TrainingConfig,
-        budget: float | None,
-    ) -> tuple[Sample | None, TrainingConfig]:
-        """The parts that a fit learns from, if not from all of a stack; and the plan with that.
-
-        `budget` is the time of a fit [s] that has to find motion first.
-        """
-        large, limit, joint = exceeds(stack, memory), None, network.channels > 1
-        if plan.sampled_pixels is None and budget is not None:
-            stack.check()
-            pixels, channels = math.prod(stack.shape), 1 if joint else stack.n_channels
-            judged = choice_pixels(pixels // (channels * stack.n_planes))
-            affordable = predictable_pixels(budget, self.device, network)
-            if pixels + channels * stack.n_planes * judged > affordable:
-                limit = max(_LEAST_SAMPLE, affordable - channels * judged)
-                limit = limit if limit < pixels else None
-        if not (large or limit or plan.sampled_pixels):
-            return None, replace(plan, sampled_pixels=0)
-        stack.check()
-        sample = Sample.of(stack, joint, memory, plan, self.seed, limit)
-        if not large:
-            sample = replace(sample, reason=_SHORT_OF_TIME)
-        return sample, replace(plan, sampled_pixels=sample.pixels)
 
 
 def denoise(

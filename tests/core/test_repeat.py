@@ -164,7 +164,7 @@ def test_a_large_movie_and_a_short_budget_learn_from_parts_and_are_repeated(
 ) -> None:
     """Motion in all of it would take most of the time; the result finds it everywhere."""
     # So that a small movie is a large one.
-    monkeypatch.setattr("napari_stbn.denoiser._LEAST_SAMPLE", 60_000)
+    monkeypatch.setattr("napari_stbn._fit_plan._LEAST_SAMPLE", 60_000)
     movie = simulate((16, 96, 112), kind="static", photons=5, seed=3).noisy
     settings = RunSettings(preset="preview", device="cpu", time_budget=0.6)
     first, stack = settings.denoiser(), Stack(movie, "TYX")
