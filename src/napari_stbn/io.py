@@ -174,9 +174,11 @@ def stream_to(
     ending = _ending(path)
     with appearing(path, still_free) as unfinished:
         if ending == ".zarr":
-            from napari_stbn._ome_zarr import create_ome_zarr
+            from napari_stbn._ome_zarr_writing import create_ome_zarr
 
-            yield create_ome_zarr(unfinished, outline, name=_title(path)).put
+            image = create_ome_zarr(unfinished, outline, name=_title(path))
+            yield image.put
+            image.finish()
         elif ending == ".npy":
             yield _putting(create_npy(unfinished, outline), outline)
         else:
@@ -248,7 +250,7 @@ def _writer(path: Path) -> Callable[[Path, Stack], None]:
     if ending == ".npy":
         return write_npy
     if ending == ".zarr":
-        from napari_stbn._ome_zarr import write_ome_zarr
+        from napari_stbn._ome_zarr_writing import write_ome_zarr
 
         return lambda to, stack: write_ome_zarr(to, stack, name=_title(path))
     from napari_stbn._tiff import write_tiff

@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_nothing_and_the_earlier_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, error: type[BaseException]
 ) -> None:
     monkeypatch.setattr(napari_stbn._blocks, "_BLOCK_BYTES", 9 * 8 * 2)
-    monkeypatch.setattr("napari_stbn._ome_zarr._CHUNK_BYTES", 9 * 8 * 2)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing._CHUNK_BYTES", 9 * 8 * 2)
     path = tmp_path / f"out{ending}"
     broken = Stack(Failing(error), "TYX")
     with pytest.raises(error):
