@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["appearing"]
+__all__ = ["appearing", "through_links"]
 
 # No room, more than the quota, larger than files may be
 _FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -21,7 +22,9 @@ def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
     """A name to write to; what is there takes the place of `path` when the block ends well.
 
     `still_free` raises where `path` must not be replaced: someone may have written it meanwhile.
+    Where `path` is a link, what it leads to is replaced.
     """
+    path = through_links(path)
     partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
     try:
         yield partial
@@ -29,6 +32,8 @@ def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
         _replace(partial, path)
     except OSError as error:
         if not _is_full(error):
+            if error.filename == str(partial):
+                error.filename = str(path)  # a name that people know
             raise
         raise OSError(
             error.errno or errno.ENOSPC,
@@ -37,6 +42,11 @@ def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
         ) from error
     finally:
         _remove(partial)
+
+
+def through_links(path: Path) -> Path:
+    """Where a file is that is written to by this name: the name itself, unless it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _is_full(error: OSError) -> bool:

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from napari_stbn._appearing import appearing
+from napari_stbn._appearing import appearing, through_links
 from napari_stbn._npy import create_npy, read_npy, write_npy
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number
 from napari_stbn.stack import Stack
 
-__all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
+__all__ = ["READABLE", "WRITABLE", "check_folder", "check_writable", "read", "stream_to", "write"]
 
 Put = Callable[[int, int, int, npt.NDArray[Any]], None]
 _TIFF: Final = (".tif", ".tiff", ".btf", ".tf8")
@@ -105,7 +105,8 @@ def write(path: str | os.PathLike[str], stack: Stack, *, overwrite: bool = False
     stack : Stack
         Written block by block: a lazy stack is never loaded as a whole.
     overwrite : bool
-        Replace what is there. The earlier file stays until the new one is complete.
+        Replace what is there. The earlier file stays until the new one is complete. Of a link, what
+        it leads to is replaced, and the link stays.
 
     Returns
     -------
@@ -222,13 +223,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
             f"{path} has the unknown ending {ending or 'of no kind'}; choose one of "
             f"{', '.join(WRITABLE)}."
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"nothing can be written to the folder {path.parent}; choose another one, or ask its "
-            "owner."
-        )
+    check_folder(through_links(path).parent)
     if not path.exists():
         return
     if not overwrite:
@@ -242,6 +237,24 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
             raise FileExistsError(
                 f"{path} is a folder and not a Zarr, so it is not replaced; choose another name."
             )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless new files can be put into a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    PermissionError
+        Nothing can be written to it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"nothing can be written to the folder {folder}; choose another one, or ask its owner."
+        )
 
 
 def _writer(path: Path) -> Callable[[Path, Stack], None]:
