@@ -15,7 +15,7 @@ from napari_stbn.stack import Stack, cast_like
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ZarrImage", "create_ome_zarr", "write_ome_zarr"]
+__all__ = ["ZarrImage", "check_zarr_axes", "create_ome_zarr", "write_ome_zarr"]
 
 _VERSION: Final = "0.5"
 _CHUNK_SIDE: Final = 512  # px
@@ -103,11 +103,7 @@ class ZarrImage:
 
 def create_ome_zarr(path: Path, stack: Stack, *, name: str) -> ZarrImage:
     """Make an OME-Zarr image with the shape and scale of a stack, to be filled."""
-    if {"C", "S"} <= set(stack.axes):
-        raise ValueError(
-            f"OME-Zarr has one channel axis and the stack has C and S (axes {stack.axes}); join "
-            "them first."
-        )
+    check_zarr_axes(stack.axes)
     own = "".join(a for a in "TCSZYX" if a in stack.axes)
     axes = own.replace("S", "C")  # colour samples are channels there
     shape = tuple(stack.size(axis) for axis in own)
@@ -150,6 +146,15 @@ def create_ome_zarr(path: Path, stack: Stack, *, name: str) -> ZarrImage:
     names = stack.channel_names if "S" not in own else ()
     outline = Stack(np.broadcast_to(np.zeros((), stack.dtype), shape), own, channel_names=names)
     return ZarrImage(levels, own, sides["T"], outline, group)
+
+
+def check_zarr_axes(axes: str) -> None:
+    """Raise unless OME-Zarr has a place for each axis."""
+    if {"C", "S"} <= set(axes):
+        raise ValueError(
+            f"OME-Zarr has one channel axis and the stack has C and S (axes {axes}); join them "
+            "first, or write .npy or .ome.tif."
+        )
 
 
 def _placed(scale: list[float], times: int) -> list[dict[str, Any]]:

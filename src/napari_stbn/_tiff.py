@@ -65,16 +65,21 @@ def create_tiff(path: Path, outline: Stack, *, ome: bool) -> tuple[RawFile, str]
         return RawFile(path, series.dataoffset, options["shape"], dtype), axes
 
 
+def check_tiff_type(dtype: np.dtype[Any]) -> None:
+    """Raise unless a TIFF file can hold numbers of this type."""
+    if dtype.name not in _OME_TYPES:
+        raise ValueError(
+            f"TIFF cannot hold {dtype}; convert it first, for example to float32, or write .npy or "
+            ".zarr."
+        )
+
+
 def _layout(stack: Stack, ome: bool) -> tuple[str, dict[str, Any]]:
     """Axes of a file, and what tifffile needs to know to write it."""
     imagej = not ome and stack.dtype.name in _IMAGEJ_TYPES and stack.nbytes < _CLASSIC_LIMIT
     if imagej and "S" in stack.axes:
         imagej = stack.dtype == np.uint8 and stack.size("S") in (3, 4)
-    if not imagej and stack.dtype.name not in _OME_TYPES:
-        raise ValueError(
-            f"TIFF cannot hold {stack.dtype}; convert it first, for example to float32, or write "
-            ".npy or .zarr."
-        )
+    check_tiff_type(stack.dtype)
     leading = "TZC" if imagej else stack.axes
     axes = "".join(a for a in leading if a in stack.axes and a in "TZC")
     axes += "YXS" if "S" in stack.axes else "YX"

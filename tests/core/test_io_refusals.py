@@ -277,6 +277,24 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
     write(tmp_path / "a.npy", Stack(numbered((4, 9, 8), "int64"), "TYX"))
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "axes", "said"),
+    [
+        ("a.tif", "float16", "TYX", "TIFF cannot hold float16"),
+        ("a.ome.tif", ">i8", "TYX", "TIFF cannot hold"),
+        ("a.zarr", "float32", "TCYXS", "one channel axis"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_known_before_the_pixels(
+    tmp_path: Path, name: str, dtype: str, axes: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_writable(tmp_path / name, dtype=dtype, axes=axes)
+    check_writable(tmp_path / "a.npy", dtype=dtype, axes=axes)
+    check_writable(tmp_path / name, dtype="float32", axes="TCYX")
+    check_writable(tmp_path / name)
+
+
 def test_a_file_may_be_overwritten_by_what_was_made_from_it(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write(path, Stack(numbered((4, 9, 8)), "TYX"))
