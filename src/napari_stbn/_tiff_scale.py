@@ -23,10 +23,10 @@ _LARGEST_PIXEL: Final = 1000.0  # µm; a plain TIFF that claims more holds a pri
 def imagej_metadata(stack: Stack) -> dict[str, Any]:
     """Entries of an ImageJ description that hold the scale of a stack."""
     entries: dict[str, Any] = {}
-    if stack.pixel_size:
+    if imagej_resolution(stack) is not None:  # else a unit would make pixels of 1 x 1 of it
         entries["unit"] = "micron" if stack.unit == "µm" else stack.unit
-    if "Z" in stack.pixel_size:
-        entries["spacing"] = stack.pixel_size["Z"]
+        if "Z" in stack.pixel_size:
+            entries["spacing"] = stack.pixel_size["Z"]
     if stack.frame_interval:
         entries["finterval"] = stack.frame_interval
         entries["tunit"] = "s"
