@@ -21,7 +21,7 @@ _LARGEST_PIXEL: Final = 1000.0  # µm; a plain TIFF that claims more holds a pri
 
 
 def imagej_metadata(stack: Stack) -> dict[str, Any]:
-    """Entries of an ImageJ description that hold the scale of a stack."""
+    """Entries of an ImageJ description that hold the scale and the channel names of a stack."""
     entries: dict[str, Any] = {}
     if imagej_resolution(stack) is not None:  # else a unit would make pixels of 1 x 1 of it
         entries["unit"] = "micron" if stack.unit == "µm" else stack.unit
@@ -30,6 +30,8 @@ def imagej_metadata(stack: Stack) -> dict[str, Any]:
     if stack.frame_interval:
         entries["finterval"] = stack.frame_interval
         entries["tunit"] = "s"
+    if stack.channel_names:  # ImageJ has a label for each plane, and channels go round first
+        entries["Labels"] = [*stack.channel_names] * (stack.n_frames * stack.n_planes)
     return entries
 
 
@@ -73,9 +75,9 @@ def _from_imagej(metadata: Mapping[str, Any], per_unit: Mapping[str, float]) -> 
     )
     if interval is None and (rate := positive(metadata.get("fps"))):
         interval = 1 / rate
-    unit = spelled(str(metadata.get("unit", "")))
+    unit, channels = spelled(str(metadata.get("unit", ""))), _labels_of_channels(metadata)
     if not unit or unit.lower().startswith("pixel"):
-        return Description(frame_interval=interval, note=note)
+        return Description(frame_interval=interval, channels=channels, note=note)
     sizes = {axis: 1 / count for axis, count in per_unit.items()}
     for axis in "ZYX":  # ImageJ names another unit for an axis only where it differs
         own = micrometres(str(metadata.get(f"{axis.lower()}unit", unit)))
@@ -84,4 +86,14 @@ def _from_imagej(metadata: Mapping[str, Any], per_unit: Mapping[str, float]) -> 
             sizes["Z"] = spacing
         if axis in sizes and own and common:
             sizes[axis] *= own / common
-    return Description(sizes, unit, interval, note=note)
+    return Description(sizes, unit, interval, channels, note)
+
+
+def _labels_of_channels(metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the channels, where the planes of each have all the same label."""
+    labels, count = metadata.get("Labels"), int(metadata.get("channels", 1))
+    in_turn = str(metadata.get("order", "czt")).lower() in ("czt", "default")
+    if not isinstance(labels, list) or not in_turn or not 0 < count < len(labels):
+        return []
+    each = [set(labels[channel::count]) for channel in range(count)]
+    return [str(next(iter(same))) for same in each] if all(len(same) == 1 for same in each) else []

@@ -100,5 +100,4 @@ def holds(back: Stack, stack: Stack, *, imagej: bool) -> None:
     assert not expected or back.unit == stack.unit
     interval = stack.frame_interval
     assert back.frame_interval == (None if interval is None else pytest.approx(interval, rel=1e-6))
-    if not imagej and not {"C", "S"} <= set(stack.axes):
-        assert back.channel_names == stack.channel_names
+    assert back.channel_names == stack.channel_names

@@ -61,7 +61,7 @@ def test_a_time_in_an_unknown_unit_is_not_taken_for_seconds(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("axes", ["CTYX", "TYX", "TCZYX"])
-@pytest.mark.parametrize("name", ["a.ome.tif", "a.zarr"])
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.zarr"])
 def test_channel_names_are_kept(tmp_path: Path, name: str, axes: str) -> None:
     lengths = {"T": 4, "C": 2, "Z": 3, "Y": 9, "X": 8}
     movie = numbered(tuple(lengths[axis] for axis in axes))
@@ -75,6 +75,14 @@ def test_channel_names_are_kept(tmp_path: Path, name: str, axes: str) -> None:
     pieces = read(tmp_path / f"by pieces {name}")
     assert pieces.channel_names == stack.channel_names
     np.testing.assert_array_equal(pieces.movie(), stack.movie())
+
+
+def test_labels_of_single_planes_are_no_names_of_channels(tmp_path: Path) -> None:
+    movie = numbered((4, 2, 9, 8))
+    for labels in ([f"plane {n}" for n in range(8)], ["GFP", "RFP", "GFP", "RFP, late"] * 2, ["a"]):
+        options: dict[str, Any] = {"axes": "TCYX", "Labels": labels}
+        tifffile.imwrite(tmp_path / "a.tif", movie, imagej=True, metadata=options)
+        assert read(tmp_path / "a.tif").channel_names == ()
 
 
 def test_zarr_names_channels_as_the_specification_asks(tmp_path: Path) -> None:
