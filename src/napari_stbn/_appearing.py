@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,25 +11,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["appearing"]
+__all__ = ["appearing", "check_free", "through_links"]
 
 # No room, more than the quota, larger than files may be
 _FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
 @contextmanager
-def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
+def appearing(path: Path, still_free: Callable[[], None], *, ending: str = "") -> Iterator[Path]:
     """A name to write to; what is there takes the place of `path` when the block ends well.
 
     `still_free` raises where `path` must not be replaced: someone may have written it meanwhile.
+    Where `path` is a link, what it leads to is replaced. `ending` is for writers that look at it.
     """
-    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
+    path = through_links(path)
+    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial{ending}")
     try:
         yield partial
         still_free()
         _replace(partial, path)
     except OSError as error:
         if not _is_full(error):
+            if error.filename == str(partial):
+                error.filename = str(path)  # a name that people know
             raise
         raise OSError(
             error.errno or errno.ENOSPC,
@@ -37,6 +42,23 @@ def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
         ) from error
     finally:
         _remove(partial)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise where there is something that shall not be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        With the way out.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name or pass overwrite=True.")
+
+
+def through_links(path: Path) -> Path:
+    """Where a file is that is written to by this name: the name itself, unless it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _is_full(error: OSError) -> bool:

@@ -1,4 +1,4 @@
-"""What the commands of the command line do; `napari_stbn.cli` reads their options."""
+"""What the commands of the command line do; `_command_options` names their options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._aligned_stack import placed_stack
-from ._defects import DefectScan
-from ._frame_spacing import FrameSpacing, frames_apart
-from ._generators import last
-from ._grid_step import GridStep, pixels_apart
-from ._lazy import MovieView, lazy_part
-from ._lighting import even_movie
-from ._streaming import exceeds, memory_budget
+from ._appearing import appearing
+from ._command_paths import check_apart, check_file, check_new_folder
+from ._lazy import lazy_part
+from ._start import STARTS
 from ._unfinished import Unfinished, run_key
-from ._words import counted
+from ._words import counted, printable, shown
 from .camera import CameraMaps
-from .correlation import estimate_pixel_noise
 from .denoiser import Denoiser
-from .devices import size_in_words
-from .estimates import estimate_run
 from .io import check_writable, read, write
-from .noise import estimate_noise
 from .pictures import Panel, side_by_side, write_picture
-from .preparation import recorded_frames
 from .report import PAGES, write_report
 from .result import DenoiseResult, Progress
 from .samples import simulate
@@ -41,7 +32,7 @@ from .settings import RunSettings, read_report
 from .stack import Stack, cast_like
 from .training import TrainingConfig
 
-__all__ = ["OWN_OPTIONS", "demo", "denoise", "info", "settings_of"]
+__all__ = ["OWN_OPTIONS", "demo", "denoise", "read_beside", "read_input", "settings_of", "shape_of"]
 
 _logger = logging.getLogger(__name__)
 # Fields of TrainingConfig with an option of their own.
@@ -50,15 +41,21 @@ OWN_OPTIONS = ("max_steps", "time_budget", "pace")
 
 def denoise(options: argparse.Namespace) -> None:
     """`napari-stbn denoise`."""
-    stack, recorded = _read(options)
+    _check_paths(options)  # now, not after the fit
+    written: list[Path] = []
+    try:
+        _denoise(options, written)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_what_is_kept(options, written)) from stop
+
+
+def _denoise(options: argparse.Namespace, written: list[Path]) -> None:
+    """Read, fit, denoise; what is written is added to `written` as soon as it is there."""
+    stack, recorded = read_input(options)
     dtype = recorded if options.keep_dtype else np.dtype(np.float32)
-    for path in filter(None, (options.output, options.uncertainty)):
-        check_writable(path, overwrite=options.force)  # now, not after the fit
-    for path in filter(None, (options.report, options.save_model)):
-        if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
-        if path.exists() and not options.force:
-            raise FileExistsError(f"{path} exists; choose another name or pass --force")
+    for path, kind in ((options.output, dtype), (options.uncertainty, np.dtype(np.float32))):
+        if path is not None:
+            check_writable(path, overwrite=options.force, dtype=kind, axes=stack.axes)
     settings = settings_of(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)
@@ -88,19 +85,62 @@ def denoise(options: argparse.Namespace) -> None:
         if unfinished is not None:
             unfinished.keep(denoiser)
     if denoiser.streams(stack):
-        report = _denoise_streamed(options, stack, denoiser, dtype)
+        report = _denoise_streamed(options, stack, denoiser, dtype, written)
     else:
-        report = _denoise_in_memory(options, stack, denoiser, dtype)
+        report = _denoise_in_memory(options, stack, denoiser, dtype, written)
     if options.save_model is not None:
         denoiser.save(options.save_model, overwrite=options.force)
+        written.append(options.save_model)
     if unfinished is not None:
         unfinished.remove()
     for note in report["notes"]:
-        print(f"note: {note}")
-    print(
-        f"{options.output}: {_shape(stack)}, "
-        f"{counted(report['steps'], 'step')} in {report['fit_seconds']:.0f} s"
-    )
+        print(f"note: {printable(note)}")
+    done = f"{counted(report['steps'], 'step')} in {report['fit_seconds']:.0f} s"
+    if options.model is not None:
+        done = f"with the model {shown(options.model.name)}"
+    print(f"{shown(options.output)}: {shape_of(stack)}, {done}")
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Refuse what could not be written, or would take the place of something else."""
+    outputs: dict[str, Path | None] = {
+        "--output": options.output,
+        "--uncertainty": options.uncertainty,
+        "--report": options.report,
+        "--save-model": options.save_model,
+        "--checkpoint": _checkpoint(options) if options.model is None else None,
+    }
+    named = {option: path for option, path in outputs.items() if path is not None}
+    check_apart([("the input", options.input), *read_beside(options)], named)
+    for option, path in named.items():
+        if option in ("--output", "--uncertainty"):
+            check_writable(path, overwrite=options.force)
+        else:
+            check_file(path, overwrite=options.force or option == "--checkpoint")
+
+
+def read_beside(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """What a run reads beside its movie, by the options that name it."""
+    start = None if options.start in STARTS else Path(options.start)
+    given = [("--model", options.model), ("--start", start), ("--pace", options.pace)]
+    given += [("--camera", path) for path in options.camera or ()]
+    return [(option, path) for option, path in given if path is not None]
+
+
+def _checkpoint(options: argparse.Namespace) -> Path:
+    """Where the state of a run is kept."""
+    path: Path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    return path
+
+
+def _what_is_kept(options: argparse.Namespace, written: Sequence[Path]) -> str:
+    """What a run that was stopped leaves, and how to go on with it."""
+    left = "--resume" if options.model is None and _checkpoint(options).exists() else ""
+    if written:
+        names = " and ".join(shown(path.name) for path in written)
+        again = " ".join(filter(None, (left, "--force")))
+        return f"{names} is written, the rest is not; {again} does what is left"
+    return f"nothing was written{f'; {left} goes on from here' if left else ''}"
 
 
 def _unfinished(
@@ -109,7 +149,7 @@ def _unfinished(
     """Where the state of this run is kept; None where there is no fit."""
     if options.model is not None:
         return None
-    path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    path = _checkpoint(options)
     unfinished = Unfinished(path, run_key(stack, settings))
     if unfinished.exists() and not (options.resume or options.checkpoint):
         if not options.force:
@@ -122,27 +162,37 @@ def _unfinished(
 
 
 def _denoise_in_memory(
-    options: argparse.Namespace, stack: Stack, denoiser: Denoiser, dtype: np.dtype[Any]
+    options: argparse.Namespace,
+    stack: Stack,
+    denoiser: Denoiser,
+    dtype: np.dtype[Any],
+    written: list[Path],
 ) -> dict[str, Any]:
     """Denoise, then write; the report."""
     result = _progress(denoiser.denoise_steps(stack))
     denoised = result.stack
     if dtype != denoised.dtype:
         denoised = denoised.like(cast_like(result.denoised, dtype))
-    write(options.output, denoised, overwrite=options.force)
+    written.append(write(options.output, denoised, overwrite=options.force))
     if result.uncertainty is not None and options.uncertainty is not None:
-        write(options.uncertainty, stack.like(result.uncertainty), overwrite=options.force)
+        spread = stack.like(result.uncertainty)
+        written.append(write(options.uncertainty, spread, overwrite=options.force))
     if options.report is not None:
         if options.report.suffix.lower() in PAGES:
             write_report(options.report, result, stack, denoiser.history, overwrite=options.force)
         else:
-            _write_json(options.report, result.report)
+            _write_json(options.report, result.report, overwrite=options.force)
+        written.append(options.report)
     report: dict[str, Any] = result.report
     return report
 
 
 def _denoise_streamed(
-    options: argparse.Namespace, stack: Stack, denoiser: Denoiser, dtype: np.dtype[Any]
+    options: argparse.Namespace,
+    stack: Stack,
+    denoiser: Denoiser,
+    dtype: np.dtype[Any],
+    written: list[Path],
 ) -> dict[str, Any]:
     """Write while denoising; the report."""
     result = _progress(
@@ -154,20 +204,25 @@ def _denoise_streamed(
             overwrite=options.force,
         )
     )
+    written += filter(None, (options.output, options.uncertainty))
     if options.report is not None:
-        _write_json(options.report, result.report)
+        _write_json(options.report, result.report, overwrite=options.force)
+        written.append(options.report)
     report: dict[str, Any] = result.report
     return report
 
 
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report for programs."""
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+def _write_json(path: Path, report: dict[str, Any], *, overwrite: bool) -> None:
+    """Write a report for programs, whole or not at all."""
+    text = json.dumps(report, indent=1) + "\n"
+    with appearing(path, lambda: check_file(path, overwrite=overwrite)) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def demo(options: argparse.Namespace) -> None:
     """`napari-stbn demo`."""
     folder: Path = options.output
+    check_new_folder(folder)
     if folder.exists() and any(folder.iterdir()) and not options.force:
         raise FileExistsError(
             f"{folder} is not empty; choose another folder with -o or pass --force"
@@ -175,92 +230,39 @@ def demo(options: argparse.Namespace) -> None:
     movie = simulate()
     stack = Stack(movie.noisy, "TYX", name="simulated cells")
     print(
-        f"simulated movie: {_shape(stack)}, "
+        f"simulated movie: {shape_of(stack)}, "
         f"{movie.photons.max():.0f} photons at the brightest pixel"
     )
     settings = settings_of(options)
     denoiser = settings.denoiser()
     _progress(settings.fit_steps(denoiser, stack))
     result = _progress(denoiser.denoise_steps(stack))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (
-        ("noisy", movie.noisy),
-        ("denoised", result.denoised),
-        ("truth", movie.clean),
-    ):
-        write(folder / f"{name}.tif", stack.like(array), overwrite=options.force)
-    write_picture(folder / "comparison.png", _comparison(stack, result, movie.clean))
-    _write_json(folder / "report.json", result.report)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in (
+            ("noisy", movie.noisy),
+            ("denoised", result.denoised),
+            ("truth", movie.clean),
+        ):
+            write(folder / f"{name}.tif", stack.like(array), overwrite=options.force)
+        write_picture(folder / "comparison.png", _comparison(stack, result, movie.clean))
+        _write_json(folder / "report.json", result.report, overwrite=options.force)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{shown(folder)} holds a part of the results") from stop
     span = float(np.ptp(movie.clean))
     for name, array in (("noisy", movie.noisy), ("denoised", result.denoised)):
         psnr = 10 * np.log10(span**2 / np.mean((array - movie.clean.astype(np.float64)) ** 2))
         print(f"PSNR {name}: {psnr:.2f} dB")
-    print(f"results are in {folder.absolute()}; look at comparison.png")
+    print(f"results are in {shown(folder.absolute())}; look at comparison.png")
 
 
-def info(options: argparse.Namespace) -> None:
-    """`napari-stbn info`."""
-    stack, recorded = _read(options)
-    stack.check()
-    print(f"file      {options.input.name}")
-    print(f"size      {_shape(stack)} {recorded}")
-    if stack.pixel_size:
-        sizes = ", ".join(f"{axis} {size:g}" for axis, size in stack.pixel_size.items())
-        print(f"pixel     {sizes} {stack.unit}")
-    if stack.frame_interval:
-        print(f"interval  {stack.frame_interval:g} s")
-    large = exceeds(stack, memory_budget(None))
-    seen = last(placed_stack(stack))
-    for channel in range(stack.n_channels):
-        view = MovieView(stack, channel, stack.n_planes // 2)
-        scan = DefectScan()
-        if large:  # reading all of it may take hours
-            fit, shared, light = estimate_noise(view), "", ""
-            apart, grid = FrameSpacing(1), GridStep()
-        else:
-            movie = view[:]
-            scan.add(movie)
-            measured = MovieView(seen, channel, stack.n_planes // 2)[:]
-            filled, apart = frames_apart(recorded_frames(measured))
-            filled, grid = pixels_apart(filled)
-            filled, light = even_movie(filled)
-            fit, shared = estimate_pixel_noise(filled)
-            fit = apart.as_recorded(fit)
-        noise = fit.model
-        print(
-            f"noise     channel {channel}: gain {noise.gain:.4g} counts/photoelectron, "
-            f"offset {noise.offset:.4g} counts, read noise {noise.read_noise:.3g} photoelectrons"
-            f"{' (uncertain)' if fit.uncertain else ''}"
-            f"{'; in use: variance level by level' if fit.law is not None else ''}"
-        )
-        for sentence in [
-            *filter(None, [fit.sentence, apart.note, grid.note, light, shared, fit.note]),
-            *scan.defects().sentences(),
-            *seen.remarks(),
-        ]:
-            print(f"          {sentence}")
-    run = estimate_run(stack, options.preset, options.device)
-    free = size_in_words(run.free)
-    if large:
-        print(f"memory    larger than what is free ({free}): read piece by piece")
-    else:
-        print(f"memory    about {size_in_words(run.bytes)} of {free} free on {run.device}")
-    print(f"plan      {run.pieces}")
-    print(f"time      fit {_at_most(run.fit_seconds)}, denoising about {run.denoise_seconds:.0f} s")
-
-
-def _at_most(seconds: float) -> str:
-    """A time limit for a person."""
-    return "without a time limit" if seconds == float("inf") else f"{seconds:.0f} s at most"
-
-
-def _read(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
+def read_input(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
     """Read the input, say what was guessed, take the frames asked for; and its number type."""
     stack = read(options.input, axes=options.axes, scene=options.scene)
     recorded = np.dtype(stack.dtype)
     _logger.info("read %r", stack)
     if stack.guess:
-        print(f"axes: {stack.guess}")
+        print(f"axes: {printable(stack.guess)}")
     if options.frames is not None:
         if "T" not in stack.axes:
             raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
@@ -356,6 +358,6 @@ def _comparison(stack: Stack, result: DenoiseResult, clean: NDArray[Any]) -> NDA
     return side_by_side(rows, zoom=2)
 
 
-def _shape(stack: Stack) -> str:
+def shape_of(stack: Stack) -> str:
     """Axes and sizes for a person, such as T 20 x Y 200 x X 200."""
     return " x ".join(f"{axis} {size}" for axis, size in zip(stack.axes, stack.shape, strict=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ._command_paths import check_apart, check_file
+from ._words import shown
 from .export import export_bioimageio
 
 __all__ = ["export"]
@@ -11,6 +13,8 @@ __all__ = ["export"]
 
 def export(options: argparse.Namespace) -> None:
     """Write a saved model as a package of the bioimage.io format."""
+    check_apart([("the model", options.model)], {"--output": options.output})
+    check_file(options.output, overwrite=options.force)
     path = export_bioimageio(
         options.model,
         options.output,
@@ -19,4 +23,4 @@ def export(options: argparse.Namespace) -> None:
         channel=options.channel,
         overwrite=options.force,
     )
-    print(f"{path}: a valid package of the bioimage.io format; it goes along zero motion")
+    print(f"{shown(path)}: a valid package of the bioimage.io format; it goes along zero motion")

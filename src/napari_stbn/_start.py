@@ -9,8 +9,10 @@ from pathlib import Path
 from ._saved_model import SavedModel
 from .network import STBN, STBNConfig
 
-__all__ = ["WEIGHTS", "FirstModel", "channels_of", "first_model", "pretrained_model"]
+__all__ = ["STARTS", "WEIGHTS", "FirstModel", "channels_of", "first_model", "pretrained_model"]
 
+STARTS = ("fresh", "pretrained")
+"""Words for a start; all others are names of model files."""
 _FOLDER = Path(__file__).parent / "weights"
 WEIGHTS = (_FOLDER / "small.stbn", _FOLDER / "standard.stbn")
 """Model files that come with the package, one for each size; see docs/warm_start.md."""
@@ -61,7 +63,7 @@ def pretrained_model(config: STBNConfig) -> STBN | None:
 
 def channels_of(start: str | PathLike[str]) -> int:
     """Channels that a saved model denoises together; 1 of other starts and unreadable ones."""
-    if start in ("fresh", "pretrained"):
+    if start in STARTS:
         return 1
     try:
         return SavedModel.read(Path(start)).model.config.channels
@@ -101,7 +103,7 @@ def first_model(start: str | PathLike[str], config: STBNConfig, seed: int) -> Fi
             "There are no pretrained weights for this size of the network and number of channels; "
             "the fit began with random weights."
         )
-    if start in ("fresh", "pretrained"):
+    if start in STARTS:
         return FirstModel(STBN.seeded(config, seed), "fresh", note)
     path = Path(start)
     saved = SavedModel.read(path)

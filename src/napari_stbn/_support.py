@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from ._commands import info
+from ._info_command import info
 from .devices import available_devices, free_memory, resolve_device
 
 __all__ = ["info_or_system", "system_report"]

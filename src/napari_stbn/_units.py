@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -18,28 +18,22 @@ _MICROMETRES: Final = {
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
     **dict.fromkeys(("å", "angstrom"), 1e-4),
-    **dict.fromkeys(("in", "inch", "inche"), 25400.0),
+    **dict.fromkeys(("in", "inch", "inches"), 25400.0),
 }
 _SECONDS: Final = {
-    **dict.fromkeys(("s", "sec", "second"), 1.0),
+    **dict.fromkeys(("s", "sec", "secs", "second"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond"), 1e-3),
-    **dict.fromkeys(("µs", "us", "usec", "µsec", "microsecond"), 1e-6),
-    **dict.fromkeys(("ns", "nsec", "nanosecond"), 1e-9),
-    **dict.fromkeys(("min", "minute"), 60.0),
-    **dict.fromkeys(("h", "hr", "hour"), 3600.0),
-    **dict.fromkeys(("d", "day"), 86400.0),
+    **dict.fromkeys(("µs", "us", "microsecond"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond"), 1e-9),
+    **dict.fromkeys(("min", "mins", "minute"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
 }
 
+_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
+_SHORTEST_PLURAL: Final = 5  # letters; "ms" is not several metres
+
 PixelSize = float | Sequence[float] | Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Physical scale: pixel size per axis [`unit`] and frame interval [s]; empty where unknown."""
-
-    pixel_size: Mapping[str, float] = field(default_factory=dict)
-    unit: str = "µm"
-    frame_interval: float | None = None
 
 
 def micrometres(unit: str) -> float | None:
@@ -52,10 +46,16 @@ def seconds(unit: str) -> float | None:
     return _known(_SECONDS, unit)
 
 
-def _known(units: Mapping[str, float], unit: str) -> float | None:
-    """Look a unit up, in small letters, in the plural too, with either character for micro."""
-    plain = unit.strip().rstrip(".").lower().replace("\N{GREEK SMALL LETTER MU}", "µ")
-    return units.get(plain, units.get(plain.removesuffix("s") if len(plain) > 2 else plain))
+def spelled(unit: str) -> str:
+    """A unit without the escapes that ImageJ writes for letters beyond ASCII."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), unit).strip()
+
+
+def _known(table: Mapping[str, float], unit: str) -> float | None:
+    """Look a unit up, whatever its capitals, its plural and its character for micro."""
+    word = spelled(unit).lower().rstrip(".").replace("\N{GREEK SMALL LETTER MU}", "µ")
+    one = word[:-1] if word.endswith("s") and len(word) >= _SHORTEST_PLURAL else word
+    return table.get(word, table.get(one))
 
 
 def sizes_in_micrometres(sizes: PixelSize | None, unit: str) -> tuple[dict[str, float], str]:

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._appearing import appearing
+from napari_stbn._appearing import appearing, check_free, through_links
 from napari_stbn._npy import create_npy, read_npy, write_npy
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number
 from napari_stbn.stack import Stack
 
-__all__ = ["READABLE", "WRITABLE", "check_writable", "read", "stream_to", "write"]
+__all__ = ["READABLE", "WRITABLE", "check_folder", "check_writable", "read", "stream_to", "write"]
 
 Put = Callable[[int, int, int, npt.NDArray[Any]], None]
 _TIFF: Final = (".tif", ".tiff", ".btf", ".tf8")
@@ -105,7 +106,8 @@ def write(path: str | os.PathLike[str], stack: Stack, *, overwrite: bool = False
     stack : Stack
         Written block by block: a lazy stack is never loaded as a whole.
     overwrite : bool
-        Replace what is there. The earlier file stays until the new one is complete.
+        Replace what is there. The earlier file stays until the new one is complete. Of a link, what
+        it leads to is replaced, and the link stays.
 
     Returns
     -------
@@ -174,9 +176,11 @@ def stream_to(
     ending = _ending(path)
     with appearing(path, still_free) as unfinished:
         if ending == ".zarr":
-            from napari_stbn._ome_zarr import create_ome_zarr
+            from napari_stbn._ome_zarr_writing import create_ome_zarr
 
-            yield create_ome_zarr(unfinished, outline, name=_title(path)).put
+            image = create_ome_zarr(unfinished, outline, name=_title(path))
+            yield image.put
+            image.finish()
         elif ending == ".npy":
             yield _putting(create_npy(unfinished, outline), outline)
         else:
@@ -198,7 +202,13 @@ def _putting(file: RawFile, outline: Stack) -> Put:
     return put
 
 
-def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def check_writable(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    dtype: npt.DTypeLike | None = None,
+    axes: str = "",
+) -> None:
     """Raise what `write` would raise about this path, before any work is done.
 
     Parameters
@@ -207,6 +217,10 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         Where `write` shall write to.
     overwrite : bool
         Whether something there may be replaced.
+    dtype : dtype-like, optional
+        Of the stack that will be written, where it is known.
+    axes : str, optional
+        Of the stack, where they are known.
 
     Raises
     ------
@@ -220,19 +234,16 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
             f"{path} has the unknown ending {ending or 'of no kind'}; choose one of "
             f"{', '.join(WRITABLE)}."
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(
-            f"nothing can be written to the folder {path.parent}; choose another one, or ask its "
-            "owner."
-        )
-    if not path.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"{path} exists; choose another name or pass --force / overwrite=True."
-        )
+    if dtype is not None and ending in _TIFF:
+        from napari_stbn._tiff import check_tiff_type
+
+        check_tiff_type(np.dtype(dtype))
+    if ending == ".zarr":
+        from napari_stbn._ome_zarr_writing import check_zarr_axes
+
+        check_zarr_axes(axes)
+    check_folder(through_links(path).parent)
+    check_free(path, overwrite=overwrite)
     if path.is_dir():
         from napari_stbn._ome_zarr import is_zarr
 
@@ -242,13 +253,31 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Raise unless new files can be put into a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    PermissionError
+        Nothing can be written to it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"nothing can be written to the folder {folder}; choose another one, or ask its owner."
+        )
+
+
 def _writer(path: Path) -> Callable[[Path, Stack], None]:
     """Choose the function that writes the format of this ending."""
     ending = _ending(path)
     if ending == ".npy":
         return write_npy
     if ending == ".zarr":
-        from napari_stbn._ome_zarr import write_ome_zarr
+        from napari_stbn._ome_zarr_writing import write_ome_zarr
 
         return lambda to, stack: write_ome_zarr(to, stack, name=_title(path))
     from napari_stbn._tiff import write_tiff

@@ -60,6 +60,8 @@ class Stack:
         Unit of `pixel_size`; lengths are converted to µm, any other unit is kept.
     name : str
         What a person calls it; used in messages and as the name of layers and images.
+    channel_names : sequence of str
+        One for each position along C, where they are known.
     hint : str, optional
         The file's own letters for the guess where `axes` is left out, see `guess_axes`.
 
@@ -74,7 +76,8 @@ class Stack:
     Raises
     ------
     ValueError
-        `axes` do not fit the array, numpy cannot read it, or a scale is not positive.
+        `axes` do not fit the array, numpy cannot read it, a scale is not positive, or there are
+        more or fewer names than channels.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class Stack:
     frame_interval: float | None
     unit: str
     name: str
+    channel_names: tuple[str, ...]
     guess: str
 
     def __init__(
@@ -103,6 +107,7 @@ class Stack:
         frame_interval: float | None = None,
         unit: str = "µm",
         name: str = "",
+        channel_names: Sequence[str] = (),
         hint: str | None = None,
     ) -> None:
         array = as_array(array)
@@ -120,10 +125,16 @@ class Stack:
             "frame_interval": None if frame_interval is None else float(frame_interval),
             "unit": unit,
             "name": name,
+            "channel_names": tuple(channel_names),
             "guess": guess,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
+        if channel_names and len(channel_names) != self.size("C"):
+            raise ValueError(
+                f"channel_names must be {self.size('C')}, one for each channel, got "
+                f"{len(channel_names)}."
+            )
 
     def __repr__(self) -> str:
         """Name, axes, shape, type and scale in one line."""
@@ -350,7 +361,7 @@ class Stack:
         return result
 
     def like(self, array: ArrayLike, *, name: str | None = None) -> Stack:
-        """Another array with the axes, scale and name of this stack.
+        """Another array with the axes, scale and names of this stack.
 
         Parameters
         ----------
@@ -364,6 +375,8 @@ class Stack:
         ValueError
             The number of dimensions differs.
         """
+        channels = slice(at := self.axes.find("C"), at + 1)  # of nothing where there is no C
+        same_channels = tuple(array.shape[channels]) == self.shape[channels]
         return Stack(
             array,
             self.axes,
@@ -371,6 +384,7 @@ class Stack:
             frame_interval=self.frame_interval,
             unit=self.unit,
             name=self.name if name is None else name,
+            channel_names=self.channel_names if same_channels else (),
         )
 
     def index(self, channel: int, plane: int, **parts: slice | None) -> tuple[int | slice, ...]:

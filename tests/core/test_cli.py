@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_stbn import Denoiser, Stack, _commands, read, write
+from napari_stbn._words import in_words
 from napari_stbn.cli import main
 from napari_stbn.samples import simulate
 from napari_stbn.training import TrainingConfig
@@ -191,6 +198,172 @@ def test_a_missing_folder_is_said_before_the_fit(
 
 
 @pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize(
+    "option", ["-o", "--uncertainty", "--report", "--save-model", "--checkpoint"]
+)
+@pytest.mark.parametrize("name", ["gray.tif", "link.tif", "sub/../gray.tif"])
+def test_an_input_is_never_replaced_by_any_name(
+    gray: Path, tmp_path: Path, option: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = gray.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.tif").symlink_to(gray)
+    options = [] if option == "-o" else ["-o", tmp_path / "out.tif"]
+    said = refused(["denoise", gray, *options, option, tmp_path / name, "--force", *QUICK], capsys)
+    assert "would take the place of the input" in said
+    assert gray.read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--report", "out.tif"], "--output and --report name the same place"),
+        (["--uncertainty", "OUT.tif"], "--output and --uncertainty name the same place"),
+        (["--uncertainty", "u.tif", "--save-model", "./u.tif"], "--uncertainty and --save-model"),
+        (["--save-model", "out.tif.fit"], "--save-model and --checkpoint"),
+        (["--start", "m.stbn", "--save-model", "m.stbn", "--force"], "take the place of --start"),
+        (["--pace", "r.json", "--report", "r.json", "--force"], "take the place of --pace"),
+        (["--camera", "dark.tif", "--uncertainty", "dark.tif"], "take the place of --camera"),
+    ],
+)
+def test_no_two_files_of_a_run_are_one(
+    gray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(["denoise", gray, "-o", "out.tif", *options, *QUICK], capsys)
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_nothing_is_written_into_an_input_nor_over_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    movie = write(tmp_path / "in.zarr", Stack(NOISY, "TYX"))
+    for output in (movie / "out.tif", movie / "0" / "out.zarr"):
+        assert "one in the other" in refused(["denoise", movie, "-o", output, *QUICK], capsys)
+    arguments = ["denoise", movie / "0", "-o", movie, "--force", *QUICK]
+    assert "one in the other" in refused(arguments, capsys)
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("option", ["--report", "--save-model", "--checkpoint"])
+def test_a_folder_in_the_place_of_a_file_is_said_before_the_fit(
+    gray: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    arguments = ["-o", tmp_path / "o.tif", option, tmp_path / "folder", "--force", *QUICK]
+    assert "is a folder" in refused(["denoise", gray, *arguments], capsys)
+
+
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("option", ["-o", "--report", "--save-model", "--checkpoint"])
+def test_a_folder_that_takes_no_files_is_said_before_the_fit(
+    gray: Path,
+    tmp_path: Path,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "dear").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(  # root may write everywhere
+        os, "access", lambda path, mode: Path(path).name != "dear" and allowed(path, mode)
+    )
+    options = [] if option == "-o" else ["-o", tmp_path / "out.tif"]
+    said = refused(["denoise", gray, *options, option, tmp_path / "dear" / "o.tif", *QUICK], capsys)
+    assert "nothing can be written to the folder" in said
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(gray: Path, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    far, link = tmp_path / "far" / "out.tif", tmp_path / "link.tif"
+    far.write_text("earlier")
+    link.symlink_to(far)
+    run("denoise", gray, "-o", link, "--force", *QUICK)
+    assert link.is_symlink()
+    assert read(far).shape == NOISY.shape
+    assert [path.name for path in far.parent.iterdir()] == ["out.tif"]
+
+
+def test_a_report_is_written_whole_or_not_at_all(
+    gray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = tmp_path / "r.json"
+    report.write_text("dear")
+    real = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        real(self, text[:10], **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    capsys.readouterr()
+    arguments = ["denoise", gray, "-o", tmp_path / "o.npy", "--report", report, "--force", *QUICK]
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "r.json could not be written because its drive" in said
+    assert "Errno" not in said
+    assert report.read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a.tif"), "a.tif cannot be read"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "a file could not be written, its"),
+        (OSError(errno.ENOSPC, "a.tif could not be written"), "a.tif could not be written"),
+        (OSError(errno.EDOM, os.strerror(errno.EDOM), "a.tif"), "a.tif cannot be used: Num"),
+        (ValueError("b\nc\x1b[2J\udcff is no movie"), "b c\\x1b[2J\\udcff is no movie"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_errors_are_a_line_of_words(error: Exception, said: str) -> None:
+    assert in_words(error).startswith(said)
+    assert "Errno" not in in_words(error)
+
+
+def test_names_keep_to_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "two\nlines.tif", Stack(NOISY, "TYX"))
+    run("info", source, "--device", "cpu", "--preset", "preview")
+    assert "file      'two\\nlines.tif'\n" in capsys.readouterr().out
+    run("denoise", source, "-o", tmp_path / "out\n.tif", *QUICK)
+    assert "out\\n.tif': T 4 x Y 24 x X 20, 3 steps in" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_what_python_is_told_to_pass_is_an_option_here(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "there.tif", Stack(NOISY, "TYX"))
+    with pytest.raises(FileExistsError, match="or pass overwrite=True"):
+        write(tmp_path / "there.tif", Stack(NOISY, "TYX"))
+    assert "or pass --force" in refused(
+        ["denoise", gray, "-o", tmp_path / "there.tif", *QUICK], capsys
+    )
+    np.save(tmp_path / "one.npy", NOISY[:1])
+    assert read(tmp_path / "one.npy").guess.endswith('set "axes" if this is wrong.')
+    assert main(["info", str(tmp_path / "one.npy")]) == 2
+    said = capsys.readouterr()
+    assert "give --axes if this is wrong" in said.out
+    assert "Give --axes." in said.err
+
+
+def test_what_the_output_cannot_hold_is_said_before_the_fit(
+    tmp_path: Path, no_fit: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "half.npy", NOISY.astype(np.float16))
+    command = ["denoise", tmp_path / "half.npy", "-o", tmp_path / "a.tif", "--keep-dtype", *QUICK]
+    assert "TIFF cannot hold float16" in refused(command, capsys)
+
+
 def test_uncertainty_without_a_noise_model_is_said_before_the_fit(
     gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +426,70 @@ def test_stopping_writes_nothing(
     assert main(["denoise", str(gray), *map(str, options)]) == 130
     assert capsys.readouterr().err.endswith("napari-stbn: stopped; nothing was written\n")
     assert [p.name for p in tmp_path.iterdir()] == ["gray.tif"]
+
+
+def test_stopping_between_two_files_says_which_is_there(
+    gray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = _commands.write
+
+    def stopped(path: Path, *arguments: Any, **options: Any) -> Path:
+        if path.name == "u.tif":
+            raise KeyboardInterrupt
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(_commands, "write", stopped)
+    arguments = ["denoise", gray, "-o", tmp_path / "o.tif", "--uncertainty", tmp_path / "u.tif"]
+    arguments += QUICK
+    assert main([str(argument) for argument in arguments]) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "napari-stbn: stopped; o.tif is written, the rest is not; --resume --force does what is "
+        "left"
+    )
+    monkeypatch.undo()
+    run(*arguments, "--resume", "--force")
+    assert (tmp_path / "u.tif").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_the_program_still_starts(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "napari_stbn", "info", "none.tif"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rstrip().endswith(" numpy"):  # torch is to come
+                break
+        process.send_signal(number)
+        began = time.monotonic()
+        lines = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    said = [line for line in lines if not line.startswith("import time:")]
+    assert said == ["napari-stbn: stopped; nothing was written"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are others there")
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "--system"]])
+def test_a_reader_that_has_enough_is_no_error(arguments: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_stbn", *arguments],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        check=False,
+        text=True,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # ---------------------------------------------------------------- info, demo, help

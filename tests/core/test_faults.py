@@ -69,7 +69,7 @@ def test_a_full_drive_leaves_the_earlier_result_whole(
         raise full
 
     monkeypatch.setattr(RawFile, "write", refuse)
-    monkeypatch.setattr("napari_stbn._ome_zarr.ZarrImage.write", refuse)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing.ZarrImage.write", refuse)
     with pytest.raises(OSError, match=r"its drive, or your share of it, is full.*not|Nothing"):
         fitted().denoise_to(Stack(MOVIE, "TYX"), path, overwrite=True)
     assert names(tmp_path) == [path.name]

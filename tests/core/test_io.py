@@ -108,7 +108,7 @@ def test_zarr_chunks_are_never_split_between_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(napari_stbn._blocks, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr("napari_stbn._ome_zarr._CHUNK_BYTES", 4 * 8 * 8 * 2)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing._CHUNK_BYTES", 4 * 8 * 8 * 2)
     stack = Stack(numbered((11, 3, 8, 8)), "TCYX")
     starts = [
         where[0].start
@@ -296,7 +296,7 @@ def test_frames_that_an_interrupted_acquisition_lacks_are_said(tmp_path: Path) -
         tmp_path / "a.ome.tif", truth, description=xml, metadata=None, photometric="minisblack"
     )
     stack = read(tmp_path / "a.ome.tif")
-    assert stack.guess == "2 frames are not in the file: zeros stand there."
+    assert stack.guess == "2 frames are missing from the file and read as zeros."
     np.testing.assert_array_equal(stack.movie()[:2], truth)
     assert inspect_movie(stack.movie()).constant_frames == (2, 3)
 

@@ -51,7 +51,7 @@ def test_of_a_set_the_image_of_this_file_is_read(tmp_path: Path, position: int) 
     np.testing.assert_array_equal(stack.movie(), movies[position])
     assert stack.pixel_size == {"Y": position + 1, "X": position + 1}
     assert stack.guess == (
-        "The file belongs to a set with 2 images; the one of this file was read "
+        "The file holds 2 images; the one whose pixels lie in this file was read "
         f"(scene {position})."
     )
     other = read(tmp_path / f"pos{position}.ome.tif", scene=1 - position)
@@ -82,6 +82,17 @@ def test_a_pyramid_is_read_at_full_resolution(tmp_path: Path, compression: str |
     assert stack.guess == ""
 
 
+def test_each_image_of_a_file_in_pieces_can_be_read(tmp_path: Path) -> None:
+    """tifffile finds wrong pages for the last image where all of its pixels lie together."""
+    movies = [numbered((6, 32 // n, 32 // n)) for n in (1, 2, 4)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(movies[0], tile=(16, 16), photometric="minisblack", metadata={"axes": "TYX"})
+        for movie in movies[1:]:
+            tif.write(movie, photometric="minisblack", metadata={"axes": "TYX"})
+    for number, movie in enumerate(movies):
+        np.testing.assert_array_equal(read(tmp_path / "a.tif", scene=number).movie(), movie)
+
+
 def test_a_file_that_is_gone_is_not_called_damaged_nor_the_reverse(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, numbered((5, 32, 32)), compression="zlib", metadata={"axes": "TYX"})
@@ -89,55 +100,6 @@ def test_a_file_that_is_gone_is_not_called_damaged_nor_the_reverse(tmp_path: Pat
     path.unlink()
     with pytest.raises(FileNotFoundError, match="no longer there"):
         stack.movie()
-
-
-@pytest.mark.parametrize("xml", ["<Image ID='Image:0'><Pixels>", "<Image Name='&micro;'/>"])
-def test_pixels_are_read_without_a_damaged_description(tmp_path: Path, xml: str) -> None:
-    described = f'<?xml version="1.0"?><OME xmlns="{SCHEMA}">{xml}</OME>'
-    movie = numbered((4, 8, 9))
-    tifffile.imwrite(
-        tmp_path / "a.ome.tif",
-        movie,
-        description=described.encode(),
-        metadata=None,
-        photometric="minisblack",
-    )
-    stack = read(tmp_path / "a.ome.tif")
-    np.testing.assert_array_equal(stack.movie(), movie)
-    assert "The OME-XML of the file is damaged; its scale is unknown." in stack.guess
-
-
-def test_frames_beyond_the_description_are_said(tmp_path: Path) -> None:
-    xml = (
-        f'<OME xmlns="{SCHEMA}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
-        'Type="uint16" SizeX="9" SizeY="8" SizeZ="1" SizeC="1" SizeT="3"><TiffData/></Pixels>'
-        "</Image></OME>"
-    )
-    path = tmp_path / "a.ome.tif"
-    tifffile.imwrite(
-        path, numbered((5, 8, 9)), description=xml, metadata=None, photometric="minisblack"
-    )
-    assert read(path).guess == "The file holds 2 frames more than it describes, which are not read."
-
-
-def test_an_imagej_file_in_one_piece_that_is_cut_off_says_so(tmp_path: Path) -> None:
-    """ImageJ writes large movies as one page, with all frames behind its pixels."""
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, numbered((6, 8, 9)), imagej=True, metadata={"axes": "TYX"})
-    with tifffile.TiffFile(path) as tif:
-        start = tif.pages.first.dataoffsets[0]
-        first = tif.pages.first.offset
-        entries = len(tif.pages.first.tags)
-    raw = bytearray(path.read_bytes())
-    at = first + 2 + 12 * entries
-    raw[at : at + 4] = b"\0\0\0\0"  # no further page
-    pixels = bytes(raw[start:][: 6 * 144])
-    head = bytes(raw[:start])
-    path.write_bytes(head + pixels)
-    np.testing.assert_array_equal(read(path).movie(), numbered((6, 8, 9)))
-    path.write_bytes(head + pixels[:-200])
-    with pytest.raises(ValueError, match=r"described as 6 frames, and 4 of them are there whole\."):
-        read(path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,260 @@
+"""The options of the command line; those of a fit are the fields of `RunSettings`."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+from ._batch_command import batch
+from ._commands import OWN_OPTIONS, demo, denoise
+from ._export_command import export
+from ._support import info_or_system
+from .noise import GaussianNoise, PoissonGaussianNoise
+from .preparation import NoiseChoice
+from .presets import PRESETS
+from .settings import RunSettings
+from .training import TrainingConfig
+
+__all__ = ["parser"]
+
+Noise = str | PoissonGaussianNoise | GaussianNoise | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    whole = argparse.ArgumentParser(
+        prog="napari-stbn", description="Self-supervised denoising of time-lapse movies."
+    )
+    whole.add_argument("-v", "--verbose", action="store_true", help="say more")
+    whole.add_argument("--version", action="version", version=f"napari-stbn {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("denoise", help="fit to a noisy movie and denoise it")
+    command.add_argument("input", type=Path, help="TIFF, OME-TIFF, .npy or OME-Zarr")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="file to write; the suffix chooses the format",
+    )
+    command.add_argument("--force", action="store_true", help="replace an existing output")
+    command.add_argument(
+        "--uncertainty", type=Path, help="also write the posterior standard deviation to this file"
+    )
+    command.add_argument(
+        "--report",
+        type=Path,
+        help="also write what was done: a page with checks to NAME.html, else as JSON",
+    )
+    command.add_argument(
+        "--model", type=Path, help="denoise with this saved model instead of fitting"
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that did not end, where there is one",
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="keep the state of the run here instead of OUTPUT.fit; go on from it if it exists",
+    )
+    command.add_argument("--save-model", type=Path, help="keep the fitted model in this file")
+    command.add_argument(
+        "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
+    )
+    _add_input_options(command)
+    _add_fit_options(command)
+    command.set_defaults(run=denoise)
+
+    command = commands.add_parser(
+        "batch", help="denoise many movies, on the workers of this machine or of a cluster"
+    )
+    command.add_argument(
+        "inputs", nargs="+", help='files, folders, and patterns such as "data/**/*.tif"'
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for results and manifest"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace existing outputs, do finished movies again"
+    )
+    model = command.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="denoise all with this saved model")
+    model.add_argument(
+        "--shared-model",
+        action="store_true",
+        help="fit one model to a sample of all movies, instead of one to each",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="of a running dask scheduler")
+    where.add_argument(
+        "--workers",
+        type=int,
+        help="processes on this machine, 0 for this one alone (one a GPU, or as many as fit)",
+    )
+    command.add_argument(
+        "--ending", default=".tif", help="of the outputs: .tif, .ome.tif, .ome.zarr or .npy"
+    )
+    command.add_argument(
+        "--uncertainty", action="store_true", help="also write NAME_uncertainty for each movie"
+    )
+    command.add_argument(
+        "--keep-dtype", action="store_true", help="write the input's number type instead of float32"
+    )
+    command.add_argument(
+        "--blocks",
+        type=int,
+        help="parts that each movie is denoised in at once (large movies on idle workers alone)",
+    )
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    _add_camera_option(command)
+    _add_fit_options(command)
+    command.set_defaults(run=batch)
+
+    command = commands.add_parser(
+        "demo", help="denoise a simulated movie, and compare with the truth"
+    )
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("stbn-demo"), help="folder for movies and picture"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="replace earlier results in that folder"
+    )
+    _add_fit_options(command)
+    command.set_defaults(run=demo, time_budget=60.0)
+
+    command = commands.add_parser(
+        "export", help="write a saved model as a package of the bioimage.io format"
+    )
+    command.add_argument("model", type=Path, help="what --save-model wrote")
+    command.add_argument("-o", "--output", type=Path, required=True, help="package (.zip) to write")
+    command.add_argument("--name", default="STBN time-lapse denoiser", help="what it is called")
+    command.add_argument("--author", action="append", default=[], help="who fitted it; repeatable")
+    command.add_argument("--channel", type=int, default=0, help="whose noise and scale go with it")
+    command.add_argument("--force", action="store_true", help="replace an existing package")
+    command.set_defaults(run=export)
+
+    command = commands.add_parser(
+        "info", help="axes, noise, memory and time of a movie, or what this machine is"
+    )
+    command.add_argument("input", type=Path, nargs="?")
+    command.add_argument(
+        "--system", action="store_true", help="versions, devices, memory, threads: for bug reports"
+    )
+    command.add_argument("--json", action="store_true", help="with --system: as JSON")
+    command.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
+    command.add_argument("--device", default="auto")
+    _add_input_options(command)
+    command.set_defaults(run=info_or_system)
+    for command in commands.choices.values():  # before the command or after it
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more"
+        )
+    return whole
+
+
+def _add_input_options(command: argparse.ArgumentParser) -> None:
+    """How to read the input."""
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    command.add_argument(
+        "--scene", type=int, help="which image of a file that holds several, counted from 0"
+    )
+    command.add_argument(
+        "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
+    )
+    _add_camera_option(command)
+
+
+def _add_camera_option(command: argparse.ArgumentParser) -> None:
+    """Maps of the camera."""
+    command.add_argument(
+        "--camera",
+        nargs="+",
+        type=Path,
+        metavar="MAP",
+        help="maps of the camera's pixels: offset [counts], and gain and variance [counts^2] where "
+        "there are any; or one movie in the dark",
+    )
+
+
+def _add_fit_options(command: argparse.ArgumentParser) -> None:
+    """How to fit; the advanced options are the fields of TrainingConfig."""
+    hints = typing.get_type_hints(RunSettings, include_extras=True)
+    for row in fields(RunSettings):
+        if row.name == "training":
+            continue
+        kind, details = typing.get_args(hints[row.name])[:2]
+        command.add_argument(
+            _option(row.name), default=row.default, help=details["tooltip"], **_kind(kind)
+        )
+    command.add_argument(
+        "--pace", type=Path, help="repeat the fit that this report (JSON) tells of, step by step"
+    )
+    advanced = command.add_argument_group("advanced")
+    hints = typing.get_type_hints(TrainingConfig, include_extras=True)
+    for row in fields(TrainingConfig):
+        if row.name in OWN_OPTIONS:
+            continue
+        kind, details = typing.get_args(hints[row.name])[:2]
+        advanced.add_argument(
+            _option(row.name),
+            help=f"{details['tooltip']} (the preset's when left out)",
+            **_kind(kind),
+        )
+
+
+def _option(name: str) -> str:
+    """A field's option."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _kind(annotation: Any) -> dict[str, Any]:
+    """What argparse needs to know of a field's type."""
+    if annotation == NoiseChoice:
+        return {"type": _noise, "metavar": "NOISE"}
+    parts = typing.get_args(annotation)
+    words = [
+        word
+        for part in (annotation, *parts)
+        if typing.get_origin(part) is Literal
+        for word in typing.get_args(part)
+    ]
+    if words:
+        return {"choices": sorted(words, key=lambda word: word != "auto")}
+    return {"type": next((part for part in parts if part is not type(None)), annotation)}
+
+
+def _frame_range(text: str) -> slice:
+    """FIRST:END."""
+    try:
+        first, end = (int(part) if part else None for part in text.split(":"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"frames must look like 0:200, got {text!r}") from error
+    return slice(first, end)
+
+
+def _noise(text: str) -> Noise:
+    """estimate, gaussian, none, GAIN,OFFSET,READ_NOISE or SIGMA."""
+    if text in ("estimate", "gaussian"):
+        return text
+    if text == "none":
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        if len(numbers) == 1:
+            return GaussianNoise(*numbers)
+        return PoissonGaussianNoise(*numbers)
+    except (ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"noise must be estimate, gaussian, none, GAIN,OFFSET,READ_NOISE or SIGMA, got {text!r}"
+        ) from error
