@@ -112,9 +112,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="parts that each movie is denoised in at once (large movies on idle workers alone)",
     )
-    command.add_argument(
-        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
-    )
+    _add_axes_options(command)
     _add_camera_option(command)
     _add_fit_options(command)
     command.set_defaults(run=batch)
@@ -163,16 +161,24 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_input_options(command: argparse.ArgumentParser) -> None:
     """How to read the input."""
-    command.add_argument(
-        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
-    )
-    command.add_argument(
-        "--scene", type=int, help="which image of a file that holds several, counted from 0"
-    )
+    _add_axes_options(command)
     command.add_argument(
         "--frames", type=_frame_range, help="only these frames, as FIRST:END, counted from 0"
     )
     _add_camera_option(command)
+
+
+def _add_axes_options(command: argparse.ArgumentParser) -> None:
+    """What a file holds, where that cannot be known from it."""
+    command.add_argument(
+        "--axes", help="one letter for each dimension out of T C Z Y X S; guessed when left out"
+    )
+    command.add_argument(
+        "--scene",
+        type=int,
+        help="which image of a file that holds several, counted from 0 (the largest of a TIFF, the "
+        "first of others)",
+    )
 
 
 def _add_camera_option(command: argparse.ArgumentParser) -> None:
