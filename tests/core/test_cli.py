@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -527,6 +528,30 @@ def test_every_parameter_of_the_fit_is_an_option(
     said = capsys.readouterr().out
     for row in fields(TrainingConfig):
         assert f"--{row.name.replace('_', '-')} " in said
+
+
+def test_every_option_says_what_it_is_and_its_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = []
+    add = argparse._ActionsContainer.add_argument
+
+    def noted(self: Any, *names: Any, **options: Any) -> Any:
+        silent.extend(() if {"help", "action"} & set(options) else [names])
+        return add(self, *names, **options)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", noted)
+    said = {}
+    for command in ("denoise", "batch", "demo", "export", "info"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said[command] = capsys.readouterr().out
+    assert not silent
+    assert re.search(r"--memory-limit GB\s+a larger run", said["denoise"])
+    assert re.search(r"--time-budget s\s+seconds of fit at most \(the\s+preset's", said["denoise"])
+    assert re.search(r"--time-budget s\s+seconds of fit at most \(default: 60.0\)", said["demo"])
+    assert re.search(r"--seed SEED .*\(default:\s+0\)", said["batch"])
+    assert re.search(r"--preset \S+\s+size .*\(default:\s+auto\)", said["info"])
 
 
 def test_advanced_options_reach_the_fit(
