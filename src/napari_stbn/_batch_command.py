@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ._commands import settings_of
-from ._words import counted, printable, shown
+from ._lines import counted, printable, shown
 from .batch import BatchOptions, MovieOutcome, batch_steps
 
 __all__ = ["batch"]

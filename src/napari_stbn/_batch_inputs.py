@@ -13,7 +13,7 @@ from pathlib import Path
 from ._batch_manifest import FILE_NAME, Manifest
 from ._batch_names import ENDINGS, names_of, split, uncertainty_of
 from ._batch_sets import once_each
-from ._words import counted, in_words, shown
+from ._lines import counted, in_words, shown
 from .estimates import prepared_bytes
 from .io import read
 from .stack import Stack

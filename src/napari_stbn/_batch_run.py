@@ -28,8 +28,8 @@ from ._batch_jobs import (
 from ._batch_manifest import Manifest, digest, fingerprint, identity
 from ._batch_options import BatchOptions, MovieOutcome
 from ._batch_pool import Pool
+from ._lines import in_words
 from ._saved_model import SavedModel
-from ._words import in_words
 from .camera import CameraMaps
 from .io import check_writable
 from .result import versions

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._words import counted, in_words, shown
+from ._lines import counted, in_words, shown
 from .camera import read_corrected
 from .stack import Stack
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tifffile
 
-from ._words import counted, shown
+from ._lines import counted, shown
 
 __all__ = ["once_each"]
 

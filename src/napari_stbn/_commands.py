@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ._appearing import appearing
 from ._command_paths import check_apart, check_file, check_new_folder
 from ._lazy import lazy_part
+from ._lines import counted, printable, shown
 from ._start import STARTS
 from ._unfinished import Unfinished, run_key
-from ._words import counted, printable, shown
 from .camera import CameraMaps
 from .denoiser import Denoiser
 from .io import check_writable, read, write

@@ -23,7 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_stbn import Denoiser, Stack, _commands, read, write
-from napari_stbn._words import in_words
+from napari_stbn._lines import in_words
 from napari_stbn.cli import main
 from napari_stbn.samples import simulate
 from napari_stbn.training import TrainingConfig
@@ -380,6 +380,12 @@ def test_parameters_out_of_range_are_one_sentence(
         (["--max-steps", "0"], "max_steps and batch must be at least 1"),
         (["--clip-frames", "1"], "a clip needs at least 2 frames"),
         (["--time-budget", "-3"], "time_budget must be more than 0 seconds"),
+        (["--time-budget", "inf"], "time_budget must be more than 0 seconds and finite"),
+        (["--learning-rate", "nan"], "learning_rate must be a number above 0, got nan"),
+        (["--averaging", "5"], "averaging must be between 0 and 1, got 5.0"),
+        (["--checks", "0"], "checks must be at least 2"),
+        (["--seed", "-1"], "seed must be 0 or more and below 2^63, got -1"),
+        (["--seed", str(2**70)], "seed must be 0 or more and below 2^63"),
         (["--device", "abacus"], 'device must be "auto"'),
         (["--model", tmp_path / "none.stbn"], "there is no model file"),
         (["--model", gray], "is not an STBN model"),
