@@ -311,6 +311,7 @@ def test_a_report_is_written_whole_or_not_at_all(
     assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "r.json could not be written because its drive" in said
+    assert said.endswith("o.npy is written, the rest is not; --resume --force does what is left")
     assert "Errno" not in said
     assert report.read_text() == "dear"
 
