@@ -224,7 +224,10 @@ class LazyMovie:
         channels, valid = [], None
         reach = max(0 if white is None else white.reach for white in self.filters)
         first = max(0, start - reach)
-        part, own = slice(first, start + self._length + reach), slice(start - first, None)
+        part, own = (
+            slice(first, start + self._length + reach),
+            slice(start - first, start - first + self._length),
+        )
         for view, defects, white, instead in zip(
             self._views, self._defects, self.filters, self._instead, strict=True
         ):
@@ -232,7 +235,8 @@ class LazyMovie:
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
             blank = tuple(t for t in range(len(movie)) if first + t in instead)
             here = MovieDefects(missing, defects.dead, blank, 0.0, None)
-            filled, measured = (a[own][: self._length] for a in fill_defects(movie, here, white))
+            filled, measured = fill_defects(movie, here, white)
+            filled, measured = filled[own], measured[own]
             channels.append(filled)
             valid = measured if valid is None else valid & measured
         if valid is None:
