@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from ._correlation_lines import Lines, line_offsets
+from ._correlation_lines import LINES_REACH, Lines, line_offsets
 from ._correlation_spectrum import ORDERS, powers
 from .noise import GaussianNoise, MeasuredNoise, PoissonGaussianNoise
 
@@ -103,6 +103,11 @@ class NoiseCorrelation:
         """
         plain = np.asarray(frames, np.float32)
         return _filtered(plain, _inverse(self.coefficients, plain.shape[1:]))
+
+    @property
+    def reach(self) -> int:
+        """Frames before and after one that `whiten` looks at for it."""
+        return 0 if self.lines == "none" else LINES_REACH
 
     @property
     def variance_ratio(self) -> float:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Lines", "line_offsets"]
+__all__ = ["LINES_REACH", "Lines", "line_offsets"]
 
 Lines = Literal["none", "rows", "columns"]
 
 _REACH = 4  # frames before and after that tell what a line shows without its offset
+LINES_REACH = 2 * _REACH  # frames before and after that offsets hardly depend on any more
 _SMOOTH = 8.0  # lines; what is smoother across lines than this is no offset of single ones
 _ROUNDS = 3  # in which the offsets of the frames around are taken into account
 _MEDIAN = 0.4549  # median of the square of a normal deviate

@@ -50,7 +50,7 @@ class FittedDenoiser(DenoiserPreview):
         Raises
         ------
         RuntimeError
-            If nothing was fitted or loaded yet.
+            If nothing was fitted or loaded yet, or the model predicts values that are no numbers.
         ValueError
             If the data cannot be denoised or does not fit the model.
         MemoryError
@@ -127,7 +127,7 @@ class FittedDenoiser(DenoiserPreview):
         Raises
         ------
         RuntimeError
-            If nothing was fitted or loaded yet.
+            If nothing was fitted or loaded yet, or the model predicts values that are no numbers.
         FileExistsError, FileNotFoundError, PermissionError
             See `napari_stbn.write`.
         ValueError

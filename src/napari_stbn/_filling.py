@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ._lazy import MovieView
 from ._prepared import Index, PreparedStack
+from .correlation import NoiseCorrelation
 from .stack import MovieDefects, Stack, inspect_movie, validate_movie
 
 __all__ = [
@@ -29,7 +30,7 @@ _BLANK_WIDTH = 1.0  # px, of that which fills frames; by trial
 
 
 def fill_defects(
-    movie: NDArray[Any], defects: MovieDefects
+    movie: NDArray[Any], defects: MovieDefects, white: NoiseCorrelation | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Replace pixels that carry no measurement by a guess, and say which they are.
 
@@ -39,6 +40,9 @@ def fill_defects(
         Not modified.
     defects : MovieDefects
         From `napari_stbn.stack.inspect_movie`.
+    white : NoiseCorrelation, optional
+        Makes the noise of frames white, before blank ones are filled with them: what stands for
+        these would tell of offsets of lines that nobody recorded.
 
     Returns
     -------
@@ -59,6 +63,10 @@ def fill_defects(
     for t in np.flatnonzero(measured & ~valid.all(axis=(1, 2))):
         filled[t] = fill_frame(filled[t], valid[t])
     good = np.flatnonzero(measured)
+    if white is not None and len(good) == len(filled):
+        filled = white.whiten(filled)
+    elif white is not None and good.size:
+        filled[good] = white.whiten(filled[good])
     for t in np.flatnonzero(~measured) if good.size else ():  # a piece of a movie may have none
         filled[t] = smoothed([(filled[g], part) for g, part in around(int(t), good)])
     return filled, valid
@@ -139,9 +147,9 @@ def read_filled(
         validate_movie(movie, what=MovieView(stack, channel, plane).title)
         defects = inspect_movie(movie)
         prepared.notes.extend(said_of(stack, (channel, plane), defects))
-        channel_filled, channel_valid = fill_defects(movie, defects)
-        correlation = prepared.correlation.get(channel)
-        filled.append(channel_filled if correlation is None else correlation.whiten(channel_filled))
+        white = prepared.correlation.get(channel)
+        channel_filled, channel_valid = fill_defects(movie, defects, white)
+        filled.append(channel_filled)
         valid = channel_valid if valid is None else valid & channel_valid
     if valid is None:
         raise ValueError("a movie has at least one channel")

@@ -167,12 +167,13 @@ def gathered_stack(stack: Stack) -> Generator[float, None, Stack]:
     for number, (colour, plane) in enumerate(movies):
         if number:
             yield part_of(number, len(movies), 0.0)
-        view = MovieView(stack, colour * stack.size("S"), plane)
-        own = [t for t in range(len(view)) if not _is_blank(view, t)]
+        first = colour * stack.size("S")
+        views = [MovieView(stack, first + s, plane) for s in range(stack.size("S"))]
+        own = [t for t in range(stack.n_frames) if not all(_is_blank(view, t) for view in views)]
         if len(own) < 2:  # nothing to gather
-            own = list(range(len(view)))
+            own = list(range(stack.n_frames))
         places[colour, plane] = own
-        most = max(most, 1 - len(own) / len(view))
+        most = max(most, 1 - len(own) / stack.n_frames)
     return GatheredStack(stack, places) if most >= _MANY else stack
 
 

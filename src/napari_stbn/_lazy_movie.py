@@ -84,6 +84,8 @@ class LazyMovie:
     filters : list of C NoiseCorrelation or None
     notes : list of str
         Sentences about defects, after `scan`.
+    wrong : int
+        Pixels that were taken out.
     """
 
     def __init__(
@@ -98,8 +100,8 @@ class LazyMovie:
         self.shape = views[0].shape
         self.notes: list[str] = []
         frames, height, width = self.shape
-        # Measured frames that stand for blank ones, and what each counts
-        self._instead: dict[int, list[tuple[int, float]]] = {}
+        # Of each channel, measured frames that stand for blank ones, and what each counts
+        self._instead: list[dict[int, list[tuple[int, float]]]] = [{} for _ in views]
         self._defects = [MovieDefects(None, None, (), 0.0, None) for _ in views]
         each = height * width * (4 * len(views) + 1)  # bytes of a cached frame
         stored = chunk_lengths(views[0].stack).get("T", 1)
@@ -125,7 +127,7 @@ class LazyMovie:
             If there is nothing to denoise in a channel.
         """
         frames = self.shape[0]
-        blank: set[int] = set()
+        anywhere: set[int] = set()
         for c, view in enumerate(self._views):
             scan = DefectScan()
             for start in range(0, frames, self._length):
@@ -134,12 +136,13 @@ class LazyMovie:
             if len(scan.blank) == frames:
                 validate_movie(view, what=view.title)
             self._defects[c] = found = scan.defects()
-            blank |= {*found.constant_frames, *found.repeated}
+            blank = {*found.constant_frames, *found.repeated}
+            good = np.array(sorted(set(range(frames)) - blank))
+            self._instead[c] = {t: around(t, good) for t in blank}
+            anywhere |= blank
             self.notes += said_of(view.stack, (view.channel, view.plane), found)
-        good = np.array(sorted(set(range(frames)) - blank))
-        if not good.size:
+        if len(anywhere) == frames:
             raise ValueError(f"{self._views[0].title} has no frame in which all channels are there")
-        self._instead = {t: around(t, good) for t in blank}
         self._blocks.clear()
 
     def part(self, first: int, last: int) -> MoviePart:
@@ -159,9 +162,16 @@ class LazyMovie:
         self._flow = flow
 
     def take_out(self, wrong: WrongPixels) -> None:
-        """Take wrong pixels out of every frame that is read from now on."""
+        """Take wrong pixels out of every frame that is read from now on.
+
+        What stands for blank frames stays as it was, as in a movie in memory.
+        """
         self._wrong = wrong
-        self._blocks.clear()
+
+    @property
+    def wrong(self) -> int:
+        """Pixels that were taken out."""
+        return 0 if self._wrong is None else self._wrong.count
 
     def total(self, t: int) -> NDArray[np.float32]:
         """One image of the channels of a frame, (Y, X), which motion is seen in."""
@@ -170,14 +180,23 @@ class LazyMovie:
 
     def _frame(self, t: int) -> tuple[Tensor, Tensor]:
         """Intensities (C, Y, X) and valid pixels (1, Y, X) of a frame."""
+        intensities, valid = self._measured(t)
+        blank = [c for c, instead in enumerate(self._instead) if t in instead]
+        if not blank and self._wrong is None:
+            return intensities, valid
+        intensities, valid = intensities.clone(), valid.clone()  # what was read stays as it is
+        for c in blank:
+            parts = [(self._measured(s)[0][c].numpy(), part) for s, part in self._instead[c][t]]
+            intensities[c] = torch.from_numpy(smoothed(parts))
+        if self._wrong is not None:
+            self._wrong.take_out(t, intensities, valid)
+        return intensities, valid
+
+    def _measured(self, t: int) -> tuple[Tensor, Tensor]:
+        """The same as it was read, from memory if it is there."""
         number, at = divmod(t, self._length)
-        if t not in self._instead:
-            block = self._block(number)
-            return block.intensities[at], block.valid[at]
-        parts = [(self._frame(source)[0].numpy(), part) for source, part in self._instead[t]]
-        channels = range(len(self._views))
-        guess = np.stack([smoothed([(frame[c], part) for frame, part in parts]) for c in channels])
-        return torch.from_numpy(guess), torch.zeros((1, *self.shape[1:]), dtype=torch.bool)
+        block = self._block(number)
+        return block.intensities[at], block.valid[at]
 
     def _inputs(self, t: int) -> Tensor:
         """Network input (C, Y, X) of a frame."""
@@ -201,20 +220,26 @@ class LazyMovie:
         return block
 
     def _read(self, start: int) -> _Block:
-        """Frames from `start` on, defects filled."""
+        """Frames from `start` on, single defects filled."""
         channels, valid = [], None
-        for view, defects, white in zip(self._views, self._defects, self.filters, strict=True):
-            movie = view[start : start + self._length]
+        reach = max(0 if white is None else white.reach for white in self.filters)
+        first = max(0, start - reach)
+        part, own = (
+            slice(first, start + self._length + reach),
+            slice(start - first, start - first + self._length),
+        )
+        for view, defects, white, instead in zip(
+            self._views, self._defects, self.filters, self._instead, strict=True
+        ):
+            movie = view[part]
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
-            here = MovieDefects(missing, defects.dead, (), 0.0, None)
-            filled, measured = fill_defects(movie, here)
-            channels.append(filled if white is None else white.whiten(filled))
+            blank = tuple(t for t in range(len(movie)) if first + t in instead)
+            here = MovieDefects(missing, defects.dead, blank, 0.0, None)
+            filled, measured = fill_defects(movie, here, white)
+            filled, measured = filled[own], measured[own]
+            channels.append(filled)
             valid = measured if valid is None else valid & measured
         if valid is None:
             raise ValueError("a movie has at least one channel")
         stacked = np.stack(channels, 1) if len(channels) > 1 else channels[0][:, None]
-        intensities, counts = torch.from_numpy(stacked), torch.from_numpy(valid)[:, None]
-        if self._wrong is not None:
-            for t, frame in enumerate(zip(intensities, counts, strict=True), start):
-                self._wrong.take_out(t, *frame)
-        return _Block(intensities, counts)
+        return _Block(torch.from_numpy(stacked), torch.from_numpy(valid)[:, None])

@@ -19,6 +19,7 @@ from .correlation import (
     CorrelationFit,
     even_noise,
     measure_correlation,
+    said_besides,
     scaled_noise,
 )
 from .noise import GaussianNoise, estimate_noise
@@ -103,8 +104,9 @@ def _measure_channel(
             yield 0.9 * len(fits) / len(movies)
         best = min(fits, key=lambda fit: (fit.uncertain, fit.gain_std_error / fit.model.gain))
         noise = best.best if correlation is None else even_noise(best)
-        if best.note:
-            prepared.notes.append(f"Noise of {stack.channel_name(channel)}: {best.note}")
+        note = best.note if correlation is None else said_besides(best)
+        if note:
+            prepared.notes.append(f"Noise of {stack.channel_name(channel)}: {note}")
     else:
         noise = choice
         if noise is not None:  # that of a pixel as recorded

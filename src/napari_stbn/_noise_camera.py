@@ -32,6 +32,7 @@ class Camera:
     gain_error: float  # [counts / photoelectron]
     correlation: float
     notes: tuple[str, ...]
+    shared: str = ""  # that of them about noise that pixels share, the first one
 
 
 def fit_camera(
@@ -52,12 +53,11 @@ def fit_camera(
     error = math.sqrt(max(float(line.covariance[0, 0]), 0.0)) * factor * scale
     intercept = line.intercept * factor * scale**2 - slope * centre
     dark = sampling.dark * scale + centre
-    notes = []
-    if factor > 1.0:
-        notes.append(
-            "Neighbouring pixels share noise: the variance of a pixel is "
-            f"{factor:.1f} times that of the finest detail."
-        )
+    shared = (
+        "Neighbouring pixels share noise: the variance of a pixel is "
+        f"{factor:.1f} times that of the finest detail."
+    ) * (factor > 1.0)
+    notes = [shared] if shared else []
     used = w > 0
     spread = float(np.ptp(x[used])) if used.any() else 0.0
     constant = not (slope > 2.0 * error and slope * spread > 0.0)
@@ -91,7 +91,7 @@ def fit_camera(
         )
     if line.rejected > 0.2:
         notes.append(f"{100 * line.rejected:.0f} % of the movie was left out as too structured.")
-    return Camera(*model, x, v, w, line.counts, error, correlation, tuple(notes))
+    return Camera(*model, x, v, w, line.counts, error, correlation, tuple(notes), shared)
 
 
 def _gain_through(

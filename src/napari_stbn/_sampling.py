@@ -79,9 +79,8 @@ class SampledStack(PreparedStack):
         for channel, plane in members:
             movie = self.stack.movie(channel, plane, frames=frames, rows=rows, columns=columns)
             missing = ~np.isfinite(movie) if movie.dtype.kind == "f" else None
-            filled = fill_defects(movie, MovieDefects(missing, None, (), 0.0, None))[0]
-            white = self.correlation.get(channel)
-            channels.append(filled if white is None else white.whiten(filled))
+            defects = MovieDefects(missing, None, (), 0.0, None)
+            channels.append(fill_defects(movie, defects, self.correlation.get(channel))[0])
         t, height, width = channels[0].shape
         none = np.zeros((t - 1, 2, height, width), np.float32)
         valid = np.ones((t, height, width), bool)

@@ -21,6 +21,9 @@ from .stack import Stack
 __all__ = ["Spacing", "spaced_stack", "spacing_of"]
 
 
+_SMALLEST = 16  # px that are left of a frame along each axis
+
+
 @dataclass(frozen=True)
 class Spacing:
     """How frames, and pixels, of a stack were made to follow each other.
@@ -85,9 +88,14 @@ def _in_tracks(stack: Stack, known: Spacing) -> Stack:
     """A stack with frames as far apart as in a fit, where it has as many."""
     if known.carry:
         return UnmixedStack(stack, known.carry, "As in the fit, frames are seen unfiltered.")
-    fits = 1 < known.step <= stack.n_frames // 2
-    note = f"As in the fit, every {ordinal(known.step)} frame is denoised as a movie of its own."
-    return TrackStack(stack, FrameSpacing(known.step, note)) if fits else stack
+    if known.step == 1:
+        return stack
+    every = f"every {ordinal(known.step)} frame"
+    if known.step > stack.n_frames // 2:
+        note = f"The fit saw {every} as a movie of its own, for which there are too few frames here"
+        return _NotedStack(stack, f"{note}: noise that frames share will stay.")
+    note = f"As in the fit, {every} is denoised as a movie of its own."
+    return TrackStack(stack, FrameSpacing(known.step, note))
 
 
 def _apart(stack: Stack, found: Mapping[int, FrameSpacing]) -> Stack:
@@ -106,8 +114,14 @@ def _apart(stack: Stack, found: Mapping[int, FrameSpacing]) -> Stack:
 def _on_grids(stack: Stack, step: GridStep) -> Stack:
     """A stack with pixels so far apart, where its frames are large enough."""
     height, width = stack.frame_shape
-    fits = step.pixels > 1 and height >= 16 * step.rows and width >= 16 * step.columns
-    return GridStack(stack, step) if fits else stack
+    if step.pixels == 1:
+        return stack
+    if height >= _SMALLEST * step.rows and width >= _SMALLEST * step.columns:
+        return GridStack(stack, step)
+    note = (
+        "The fit saw every so many-th pixel as a movie of its own, for which frames are too small"
+    )
+    return _NotedStack(stack, f"{note} here: noise that pixels share will stay.")
 
 
 class _NotedStack(StackView):

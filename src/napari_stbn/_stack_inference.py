@@ -127,7 +127,17 @@ def hand_out(
 
     Frames that hold no measurement are NaN, for `napari_stbn._views.output_for_user` to put in as
     they came: what lies between their neighbours would be invented.
+
+    Raises
+    ------
+    RuntimeError
+        If the model predicts NaN, which would pass for such a frame.
     """
+    if bool(window.mean.isnan().any()):
+        raise RuntimeError(
+            "the model predicts values that are no numbers: fit again, with another seed or with "
+            'precision="float32"'
+        )
     frames = slice(window.start, window.start + len(window.mean))
     blank = (~movie.valid[frames].flatten(1).any(1)).nonzero().flatten().tolist()
     for c in range(window.mean.shape[1]):

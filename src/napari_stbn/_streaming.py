@@ -182,6 +182,7 @@ def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, lis
         If even a few frames would not fit.
     """
     notes: list[str] = []
+    wrong = pixels = 0
     known = stream.known
     groups = movie_groups(known.stack, stream.joint)
     with ExitStack() as flows:
@@ -202,7 +203,9 @@ def denoise_stream(stream: Stream, output: Output) -> Generator[float, None, lis
             if all(known.stack.leader(c) == c for c, _ in groups):
                 found.pop(leader).close()  # no other movie goes along it
             notes += movie.notes
-    return notes
+            wrong, pixels = wrong + movie.wrong, pixels + math.prod(movie.shape) * len(views)
+    note = wrong_pixels_note(wrong, pixels)
+    return [*notes, note] if note else notes
 
 
 def _share(number: int, count: int, done: float) -> float:
@@ -319,11 +322,9 @@ def _find_wrong(stream: Stream, movie: LazyMovie) -> Generator[float, None, None
 
 
 def _take_out(movie: LazyMovie, wrong: WrongPixels) -> None:
-    """Take wrong pixels out of what is read from now on, and say so if they are many."""
+    """Take wrong pixels out of what is read from now on."""
     if wrong.count:
         movie.take_out(wrong)
-        if note := wrong_pixels_note(wrong.count, math.prod(movie.shape) * len(movie.units)):
-            movie.notes.append(note)
 
 
 def _noisy_flow(

@@ -36,6 +36,7 @@ __all__ = [
     "estimate_pixel_noise",
     "even_noise",
     "measure_correlation",
+    "said_besides",
     "scaled_camera",
     "scaled_noise",
 ]
@@ -171,6 +172,7 @@ def estimate_pixel_noise(
     -------
     NoiseFit
         Its `model` is that of a pixel as recorded, all else is of the movie after the filter.
+        Its `note` leaves out what the other one says.
     str
         What is worth saying of shared noise; empty where there is none.
 
@@ -185,7 +187,12 @@ def estimate_pixel_noise(
         return estimate_noise(movie, white=found.white), ""
     fit = estimate_noise(correlation.whiten(movie))
     pixel = scaled_camera(even_noise(fit), correlation.variance_ratio)
-    return replace(fit, model=pixel), correlation.note
+    return replace(fit, model=pixel, note=said_besides(fit)), correlation.note
+
+
+def said_besides(fit: NoiseFit) -> str:
+    """What a fit to filtered frames says, but for shared noise: the note on the filter says it."""
+    return fit.note.removeprefix(fit.shared).strip()
 
 
 def even_noise(fit: NoiseFit) -> PoissonGaussianNoise:

@@ -238,6 +238,8 @@ class NoiseFit:
         Sentences for the user; empty when nothing is worth saying.
     law : MeasuredNoise or None
         Where the variance does not follow a straight line: the monotone law that it does follow.
+    shared : str
+        The beginning of `note` that tells of noise that neighbouring pixels share, if it does.
     """
 
     model: PoissonGaussianNoise
@@ -250,6 +252,7 @@ class NoiseFit:
     uncertain: bool = False
     note: str = field(default="")
     law: MeasuredNoise | None = None
+    shared: str = ""
 
     @property
     def best(self) -> PoissonGaussianNoise | MeasuredNoise:
@@ -375,6 +378,7 @@ def estimate_noise(
         uncertain=bool(camera.notes),
         note=" ".join(note),
         law=law,
+        shared=camera.shared,
     )
 
 

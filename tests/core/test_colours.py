@@ -292,6 +292,8 @@ def test_texture_in_the_brightness_is_not_taken_for_shared_noise(noisy_samples: 
     for _ in measure_channels(prepared, "estimate", "auto"):
         pass
     assert (prepared.correlation[0] is not None) == noisy_samples
+    said = [note for note in prepared.notes if note.startswith("Noise of")]
+    assert not any("share noise" in note for note in said), "the note on the filter says it"
     alone = PreparedStack(Stack(stack.movie(0), "TYX"), {}, {}, {})
     for _ in measure_channels(alone, "estimate", "auto"):
         pass

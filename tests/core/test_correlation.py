@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from napari_stbn.correlation import (
     correlation_from_dict,
     estimate_pixel_noise,
     measure_correlation,
+    said_besides,
 )
+from napari_stbn.noise import estimate_noise
 from napari_stbn.presets import PresetName
 from napari_stbn.result import DenoiseResult
 from napari_stbn.samples import KINDS, SimulatedMovie, simulate
@@ -336,6 +339,18 @@ def test_a_look_before_the_run_says_what_a_pixel_has(movie: SimulatedMovie) -> N
     assert float(fit.model.variance(level)) == pytest.approx(true, rel=0.25)
     assert estimate_pixel_noise(movie.noisy)[1] == ""
     assert estimate_pixel_noise(data, "off")[1] == ""
+
+
+def test_noise_that_pixels_share_is_said_once(movie: SimulatedMovie) -> None:
+    fit = estimate_noise(with_noise(movie, "rows"))
+    assert fit.note.startswith(fit.shared)
+    assert "share noise" in fit.shared
+    assert "share noise" not in said_besides(fit)
+    assert said_besides(replace(fit, note=f"{fit.shared} The gain is far off.")) == (
+        "The gain is far off."
+    )
+    plain = estimate_noise(movie.noisy, white=True)
+    assert said_besides(plain) == plain.note
 
 
 # ---------------------------------------------------------------- wrong input

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import napari_stbn as napari_stbn_
@@ -293,6 +294,16 @@ def test_what_a_fit_says_is_said_of_a_bare_array_too(noisy: Array) -> None:
     for data, said in ((noisy, True), (noisy.copy(), False)):
         notes = denoiser.denoise(data, axes="TYX").report["notes"]
         assert any("the fit learnt from" in note for note in notes) == said
+
+
+def test_a_model_that_predicts_no_numbers_is_said(noisy: Array) -> None:
+    denoiser = tiny(flow="none").fit(noisy, axes="TYX", training=FEW)
+    assert denoiser.model is not None
+    with torch.no_grad():
+        for weight in denoiser.model.parameters():
+            weight.fill_(np.nan)
+    with pytest.raises(RuntimeError, match="predicts values that are no numbers: fit again"):
+        denoiser.denoise(noisy, axes="TYX")
 
 
 def test_a_movie_that_is_refused_leaves_the_model_as_it_was(noisy: Array) -> None:

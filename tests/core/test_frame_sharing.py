@@ -337,6 +337,13 @@ def test_a_model_is_used_on_a_movie_that_is_too_short_for_its_tracks() -> None:
     noisy = running(simulated()[0], 3).astype(np.float32)
     stack = last(spaced_stack(stbn.Stack(noisy[:4], axes="TYX"), Spacing(3)))
     assert not isinstance(stack, TrackStack)
+    said = (
+        "saw every 3rd frame as a movie of its own, for which there are too few frames here: noise"
+    )
+    assert [said in remark for remark in stack.remarks()] == [True]
+    assert last(spaced_stack(stbn.Stack(noisy, axes="TYX"), Spacing(2))).remarks() == [
+        "As in the fit, every 2nd frame is denoised as a movie of its own."
+    ]
 
 
 def test_a_look_before_the_run_takes_frames_apart() -> None:

@@ -89,6 +89,15 @@ def test_defects_are_told_by_the_frames_of_the_recording() -> None:
     assert told.missing == 2
 
 
+def test_a_frame_is_blank_where_all_its_colours_are() -> None:
+    red, recorded, _ = sparse(2)
+    green = np.repeat(recorded, 2, 0)
+    colours = stbn.Stack(np.stack([red, green], -1), "TYXS")
+    assert last(gathered_stack(colours)) is colours
+    colours = stbn.Stack(np.stack([red, red], -1), "TYXS")
+    assert isinstance(last(gathered_stack(colours)), GatheredStack)
+
+
 @pytest.mark.parametrize("blank", [0.0, np.nan])
 def test_gaps_change_nothing_in_the_frames_that_were_recorded(blank: float, tmp_path: Path) -> None:
     few, recorded, clean = sparse(5, blank=blank)

@@ -139,7 +139,9 @@ def test_a_fit_tells_a_saved_model_how_far_apart(tmp_path: Path) -> None:
         "As in the fit, every second row and second column is denoised as a movie of its own."
     ]
     small = stbn.Stack(SCENE.noisy[:, :24], "TYX")
-    assert last(spaced_stack(small, Spacing(grid=(2, 2)))) is small
+    together = last(spaced_stack(small, Spacing(grid=(2, 2))))
+    assert spacing_of(together).grid == (1, 1)
+    assert ["frames are too small here" in said for said in together.remarks()] == [True]
     denoiser = stbn.Denoiser("preview", device="cpu", flow="none")
     denoiser.fit(stack, max_steps=1)
     path = denoiser.save(tmp_path / "model.stbn")

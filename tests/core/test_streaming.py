@@ -14,6 +14,7 @@ import torch
 import zarr
 
 from napari_stbn import (
+    GaussianNoise,
     PoissonGaussianNoise,
     Stack,
     _denoiser_use,
@@ -22,16 +23,23 @@ from napari_stbn import (
     read,
     simulate,
 )
+from napari_stbn._correlation_lines import Lines
+from napari_stbn._filling import fill_defects
 from napari_stbn._flow_scratch import FlowScratch
 from napari_stbn._generators import last
+from napari_stbn._inference_steps import DenoisedWindow
 from napari_stbn._lazy import LazyPart, MovieView
 from napari_stbn._lazy_movie import LazyMovie
 from napari_stbn._sampling import Sample
 from napari_stbn._segments import plan_segments
+from napari_stbn._wrong_pixels import WrongPixels
+from napari_stbn.correlation import NoiseCorrelation
 from napari_stbn.denoiser import Denoiser
 from napari_stbn.flow.field import ALIGNMENTS, Alignment, align_index
 from napari_stbn.network import STBN, STBNConfig
+from napari_stbn.prior import Units
 from napari_stbn.result import DenoiseResult
+from napari_stbn.stack import IntensityScaling, inspect_movie
 from napari_stbn.training import TrainingConfig
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
@@ -284,6 +292,36 @@ def test_frames_are_read_as_they_are_prepared() -> None:
         torch.testing.assert_close(part.intensities[0:4], whole.intensities[4:8])
         assert not part.flow_to_next[2].any()
     steps.close()
+
+
+@pytest.mark.parametrize("lines", ["none", "rows"])
+def test_what_stands_for_blank_frames_is_as_in_memory(lines: Lines) -> None:
+    """Filtered as it is there, and kept where wrong pixels are taken out of others later."""
+    clean = simulate((24, 40, 44), seed=1).clean
+    rng = np.random.default_rng(0)
+    movie = (clean + rng.normal(0, 5, clean.shape)).astype(np.float32)
+    if lines == "rows":
+        movie += rng.normal(0, 5, (24, 40, 1)).astype(np.float32)
+    other = movie[::-1].copy()
+    movie[7], movie[8], other[8], other[9] = 0, np.nan, 0, 0
+    white = NoiseCorrelation((1.2, -0.3, *[0.0] * 7) if lines == "none" else (0.0,) * 9, lines, 0.5)
+    stack = Stack(np.stack([movie, other]), "CTYX")
+    views = [MovieView(stack, c) for c in (0, 1)]
+    filled = np.stack([fill_defects(m, inspect_movie(m), white)[0] for m in (movie, other)], 1)
+    units = [Units(GaussianNoise(5.0), IntensityScaling(100.0, 10.0))] * 2
+    lazy = LazyMovie(views, units, 40 * 44 * 9 * 16, [white, white])
+    last(lazy.scan())
+    off = float(np.sqrt(np.mean((lazy.intensities[:].numpy() - filled) ** 2)))
+    assert off < (1e-3 if lines == "none" else 0.3)
+    assert lazy.valid[:].flatten(1).any(1).tolist() == [t not in (7, 8, 9) for t in range(24)]
+    before, wrong = lazy.intensities[4:12], WrongPixels([white, white])
+    at = torch.zeros((1, 2, 40, 44), dtype=torch.bool)
+    at[0, :, 20, 20] = True
+    wrong.add(DenoisedWindow(6, before[2:3] - 50, before[2:3], before[2:3], 1.0, at), before[2:3])
+    lazy.take_out(wrong)
+    assert lazy.wrong == 2
+    changed = (lazy.intensities[4:12] != before).flatten(1).any(1)
+    assert changed.tolist() == [t == 6 for t in range(4, 12)]
 
 
 def test_a_look_at_a_frame_while_fitting_to_parts() -> None:

@@ -84,6 +84,21 @@ def test_a_stream_takes_them_out_too(flow: FlowMethod, tmp_path: Path) -> None:
     assert any("cosmic rays" in note for note in streamed.report["notes"])
 
 
+def test_a_stream_counts_them_in_all_movies_together(tmp_path: Path) -> None:
+    _, spoilt = spoilt_movie()
+    two = np.stack([spoilt[:, :40, :40], spoilt[:, 24:, 24:]])
+    fitted = Denoiser("preview", device="cpu", flow="none", turns=1)
+    whole = fitted.fit(two, axes="CTYX", max_steps=1).denoise(two, axes="CTYX")
+    fitted.release()
+    streamed = fitted.denoise_to(two, tmp_path / "denoised.npy", axes="CTYX")
+    said, again = (
+        [note for note in report["notes"] if "cosmic rays" in note]
+        for report in (whole.report, streamed.report)
+    )
+    assert len(said) == 1
+    assert again == said
+
+
 @pytest.mark.parametrize("correlation", [None, FILTER])
 def test_what_a_wrong_pixel_did_to_its_neighbours_is_undone(
     correlation: NoiseCorrelation | None,
