@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections import Counter
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
-from ._bioio import FOREIGN
+from ._batch_manifest import FILE_NAME, Manifest
+from ._batch_names import ENDINGS, names_of, split, uncertainty_of
+from ._batch_sets import once_each
+from ._lines import counted, in_words, shown
 from .estimates import prepared_bytes
-from .io import READABLE, read
+from .io import read
 from .stack import Stack
 
 __all__ = ["BatchMovie", "Size", "find_movies", "survey"]
 
 _logger = logging.getLogger(__name__)
-_ENDINGS = (*READABLE, *FOREIGN)
 _WILD = frozenset("*?[")
 
 
@@ -32,8 +34,8 @@ class BatchMovie:
     @property
     def uncertainty(self) -> Path:
         """Where its uncertainty goes: ``NAME_uncertainty`` beside the result."""
-        name, ending = _split(self.target.name)
-        return self.target.with_name(f"{name}_uncertainty{ending}")
+        name, ending = split(self.target.name)
+        return self.target.with_name(f"{uncertainty_of(name)}{ending}")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,13 @@ class Size:
 
 
 def find_movies(
-    inputs: str | PathLike[str] | Iterable[str | PathLike[str]], folder: Path, ending: str
+    inputs: str | PathLike[str] | Iterable[str | PathLike[str]],
+    folder: Path,
+    ending: str,
+    *,
+    uncertainty: bool = False,
+    scene: int | None = None,
+    also_read: Sequence[Path] = (),
 ) -> list[BatchMovie]:
     """All movies that files, folders and patterns stand for, each once.
 
@@ -56,6 +64,19 @@ def find_movies(
         Where the results go.
     ending : str
         Of the results.
+    uncertainty : bool
+        Whether uncertainties are written, too.
+    scene : int, optional
+        Which image of each file is read.
+    also_read : sequence of Path
+        Files that the batch reads beside the movies, such as maps of a camera.
+
+    Returns
+    -------
+    list of BatchMovie
+        Files that are named, as they are. Of what is found in folders and by patterns, no hidden
+        file, no folder but a Zarr, and none that a manifest beside it tells to be the result of a
+        batch. What cannot be looked into is among them, and fails when it is read.
 
     Raises
     ------
@@ -63,18 +84,19 @@ def find_movies(
         If there are none, or a result would take the place of an input.
     """
     given = [inputs] if isinstance(inputs, (str, PathLike)) else list(inputs)
-    sources: dict[Path, None] = {}  # an ordered set
+    found: dict[Path, None] = {}  # an ordered set
     for item in given:
-        sources.update(dict.fromkeys(path.absolute() for path in _expand(fspath(item))))
-    if not sources:
+        found.update(dict.fromkeys(path.absolute() for path in _expand(fspath(item))))
+    if not found:
         raise ValueError("there is no movie to denoise; name files, folders or patterns")
+    sources = once_each(list(found), scene)
     movies = [
         BatchMovie(source, folder / f"{name}{ending}")
-        for source, name in zip(sources, _names(list(sources)), strict=True)
+        for source, name in zip(sources, names_of(sources, uncertainty=uncertainty), strict=True)
     ]
-    origins = {source.resolve() for source in sources}
+    origins = {path.resolve() for path in (*found, *also_read)}
     for movie in movies:
-        for path in (movie.target, movie.uncertainty):
+        for path in (movie.target, *([movie.uncertainty] if uncertainty else ())):
             if path.resolve() in origins:
                 raise ValueError(
                     f"the result {path} would take the place of an input; choose another folder "
@@ -83,15 +105,17 @@ def find_movies(
     return movies
 
 
-def survey(movies: Sequence[BatchMovie], axes: str | None) -> dict[Path, Size]:
+def survey(
+    movies: Sequence[BatchMovie], axes: str | None, scene: int | None = None
+) -> dict[Path, Size]:
     """Sizes of all movies that can be read; the others are refused by the worker that tries."""
     sizes = {}
     for movie in movies:
         try:
-            stack = read(movie.source, axes=axes)
+            stack = read(movie.source, axes=axes, scene=scene)
             stack.check()
         except (ValueError, OSError) as error:
-            _logger.info("%s cannot be read: %s", movie.source, error)
+            _logger.info("%s cannot be read: %s", shown(movie.source), in_words(error))
             continue
         values = stack.n_frames * stack.n_channels * stack.n_planes
         pixels = values * stack.frame_shape[0] * stack.frame_shape[1]
@@ -102,18 +126,51 @@ def survey(movies: Sequence[BatchMovie], axes: str | None) -> dict[Path, Size]:
 def _expand(text: str) -> list[Path]:
     """The movies that one word of the command line stands for."""
     path = Path(text)
-    if not path.exists() and _WILD & set(text):
-        found = sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207  # absolute ones too
-        found = [p for p in found if p.suffix.lower() in _ENDINGS]
-        if not found:
-            raise ValueError(f"no movie matches {text}; check the spelling and the folder.")
-        return found
-    if path.is_dir() and path.suffix.lower() != ".zarr" and not _is_zarr(path):
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
-        if not found:
-            raise ValueError(f"{path} holds no movie ({', '.join(_ENDINGS)}).")
-        return found
+    try:
+        if not path.exists() and _WILD & set(text):
+            closed = _closed_folders(text)
+            found = sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207  # absolute ones too
+            return closed + _movies_among(found, f"no movie matches {text}", closed)
+        if path.is_dir() and path.suffix.lower() != ".zarr" and not _is_zarr(path):
+            found = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            return _movies_among(found, f"{path} holds no movie ({', '.join(ENDINGS)})")
+    except PermissionError as error:
+        _logger.info("%s cannot be looked into: %s", shown(path), error)
     return [path]  # also where there is none: that one fails, the others go on
+
+
+def _movies_among(found: Sequence[Path], none: str, closed: Sequence[Path] = ()) -> list[Path]:
+    """Those of many files and folders that are movies and no results of batches; not none."""
+    movies = [path for path in found if _is_movie(path)]
+    results = {p: Manifest(p / FILE_NAME).results() for p in {movie.parent for movie in movies}}
+    kept = [movie for movie in movies if movie.name not in results[movie.parent]]
+    left_out = len(movies) - len(kept)
+    if left_out and (kept or closed):
+        _logger.warning("%s of an earlier batch left out", counted(left_out, "result"))
+    elif left_out:
+        raise ValueError(f"{none} but results of a batch; name these to denoise them again.")
+    elif not movies and not closed:
+        raise ValueError(f"{none}; check the spelling and the folder.")
+    return kept
+
+
+def _closed_folders(pattern: str) -> list[Path]:
+    """Folders on the way of a pattern that may not be looked into: it would pass over them."""
+    parts = Path(pattern).parts
+    closed: set[str] = set()
+    for depth, following in enumerate(parts[1:], 1):
+        need = os.X_OK | (os.R_OK if _WILD & set(following) else 0)
+        folders = glob.glob(str(Path(*parts[:depth])) + os.sep, recursive=True)  # noqa: PTH207
+        closed.update(folder for folder in folders if not os.access(folder, need))
+    return sorted(map(Path, closed))
+
+
+def _is_movie(path: Path) -> bool:
+    """Whether a file or folder that was found is one; what cannot be seen fails when it is read."""
+    try:
+        return path.suffix.lower() in ENDINGS and (path.is_file() or _is_zarr(path))
+    except PermissionError:
+        return True
 
 
 def _is_zarr(path: Path) -> bool:
@@ -121,42 +178,3 @@ def _is_zarr(path: Path) -> bool:
     from ._ome_zarr import is_zarr
 
     return is_zarr(path)
-
-
-def _names(sources: Sequence[Path]) -> list[str]:
-    """A name for each result: that of the file, with its ending or folders where it needs them."""
-
-    def repeated(words: Sequence[str]) -> list[bool]:
-        # A file system may take small and capital letters for the same.
-        count = Counter(word.casefold() for word in words)
-        return [count[word.casefold()] > 1 for word in words]
-
-    names = [_split(source.name)[0] for source in sources]
-    beside = repeated([str(source.with_name(n)) for source, n in zip(sources, names, strict=True)])
-    names = [
-        source.name.replace(".", "_") if more else name
-        for source, name, more in zip(sources, names, beside, strict=True)
-    ]
-    for depth in range(1, max(len(source.parts) for source in sources)):
-        more = repeated(names)
-        if not any(more):
-            break
-        names = [
-            f"{source.parts[-1 - depth]}_{name}"
-            if again and depth < len(source.parts) - 1
-            else name
-            for source, name, again in zip(sources, names, more, strict=True)
-        ]
-    return [
-        f"{name}_{number}" if again else name
-        for number, (name, again) in enumerate(zip(names, repeated(names), strict=True))
-    ]
-
-
-def _split(name: str) -> tuple[str, str]:
-    """A file's name without and with its endings for formats."""
-    stem = name
-    for ending in (*_ENDINGS, ".ome"):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
-    return stem, name[len(stem) :]

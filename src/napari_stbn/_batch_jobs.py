@@ -62,6 +62,8 @@ class MovieJob:
         Where the state of the fit is kept, so that another worker can go on with it.
     camera : tuple of str
         Maps that correct the movie.
+    scene : int or None
+        Which image of a file that holds several.
     """
 
     source: str
@@ -74,10 +76,11 @@ class MovieJob:
     overwrite: bool
     checkpoint: str
     camera: tuple[str, ...] = ()
+    scene: int | None = None
 
     def read(self) -> tuple[Stack, np.dtype[Any]]:
         """The movie, and the number type that it was recorded in."""
-        return read_corrected(self.source, self.axes, self.camera)
+        return read_corrected(self.source, self.axes, self.camera, self.scene)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class SampleJob:
     axes: str | None
     checkpoint: str
     camera: tuple[str, ...] = ()
+    scene: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def run_movie(job: MovieJob) -> Done:
             dtype=recorded if job.keep_dtype else np.float32,
             overwrite=job.overwrite,
         )
-        return _done(started, worker, denoiser, result.report["notes"])
+        return _done(started, worker, denoiser, [*_guessed(stack), *result.report["notes"]])
 
 
 def fit_movie(job: MovieJob, target: str) -> Done:
@@ -147,7 +151,7 @@ def fit_sample(job: SampleJob) -> Done:
     """Fit one model to a sample of all movies and save it."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack = sample([Path(source) for source in job.sources], job.axes, job.camera)
+        stack = sample([Path(source) for source in job.sources], job.axes, job.camera, job.scene)
         denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         denoiser.save(job.target, overwrite=True)
         return _done(started, worker, denoiser)
@@ -167,7 +171,7 @@ def run_block(job: BlockJob) -> Done:
                 cut(stack, job.block), store.put(job.block, stack), scratch=store.folder.parent
             )
         ).notes
-        return _done(started, worker, denoiser, notes)
+        return _done(started, worker, denoiser, [*_guessed(stack), *notes])
 
 
 def join_blocks(job: MovieJob, store: str) -> Done:
@@ -178,6 +182,11 @@ def join_blocks(job: MovieJob, store: str) -> Done:
         uncertainty = None if job.uncertainty is None else kept.joined("uncertainty")
         _write(job, kept.joined("denoised"), uncertainty)
         return Done(time.perf_counter() - started, worker=worker)
+
+
+def _guessed(stack: Stack) -> list[str]:
+    """What had to be guessed of a movie, as a note."""
+    return [f"axes: {stack.guess}"] if stack.guess else []
 
 
 def _fit(settings: RunSettings, stack: Stack, checkpoint: str) -> Denoiser:

@@ -84,6 +84,9 @@ class Manifest:
             if os.write(handle, line) != len(line):
                 raise OSError(f"{self.path} took only a part of a line; is the disk full?")
             os.fsync(handle)
+        except OSError as error:
+            error.filename = error.filename or str(self.path)  # a handle has no name to tell
+            raise
         finally:
             os.close(handle)
 
@@ -121,6 +124,19 @@ class Manifest:
         """The last line of each output, by the name of the output."""
         return {str(entry["output"]): entry for entry in self.read() if "output" in entry}
 
+    def results(self) -> set[str]:
+        """Names of all files that batches wrote into this folder, or were about to."""
+        written: set[str] = set()
+        begun: set[str] = set()
+        for entry in self.read():
+            if "output" not in entry:
+                continue
+            names = {str(entry["output"]), *map(str, entry.get("also") or ())}
+            begun = begun | names if entry.get("status") == "started" else begun - names
+            if entry.get("status") == "done":
+                written |= names
+        return written | begun
+
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """What tells a file, or a folder of files, from itself after a change.
@@ -132,12 +148,12 @@ def fingerprint(path: Path) -> dict[str, Any]:
         files; ``bytes`` is -1 where there is none.
     """
     path = path.absolute()
-    files = (
-        [Path(root, name) for root, _, names in os.walk(path) for name in names]
-        if path.is_dir()
-        else [path]
-    )
     try:
+        files = (
+            [Path(root, name) for root, _, names in os.walk(path) for name in names]
+            if path.is_dir()
+            else [path]
+        )
         states = [file.stat() for file in files]
     except OSError:
         return {"input": str(path), "bytes": -1, "modified": 0}

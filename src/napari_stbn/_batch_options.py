@@ -48,6 +48,8 @@ class BatchOptions:
         movies are split, and only where there are more workers than movies.
     camera : sequence of path
         Maps that correct all movies first, see `napari_stbn.CameraMaps.read`.
+    scene : int, optional
+        Which image of files that hold several, from 0; see `napari_stbn.read`.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class BatchOptions:
     overwrite: bool = False
     blocks: int | None = None
     camera: Sequence[str | PathLike[str]] = ()
+    scene: int | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and self.shared_model:
@@ -82,6 +85,8 @@ class BatchOptions:
             )
         if self.blocks is not None and self.blocks < 1:
             raise ValueError(f"blocks must be at least 1, got {self.blocks}")
+        if self.scene is not None and self.scene < 0:
+            raise ValueError(f"scene counts from 0, got {self.scene}")
         if self.uncertainty and self.settings.noise is None:
             raise ValueError("there is no uncertainty without a noise model; leave out one of them")
 

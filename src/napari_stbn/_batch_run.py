@@ -28,6 +28,7 @@ from ._batch_jobs import (
 from ._batch_manifest import Manifest, digest, fingerprint, identity
 from ._batch_options import BatchOptions, MovieOutcome
 from ._batch_pool import Pool
+from ._lines import in_words
 from ._saved_model import SavedModel
 from .camera import CameraMaps
 from .io import check_writable
@@ -132,6 +133,7 @@ class BatchRun:
             self.options.axes,
             str(self.folder / ".stbn-shared.fit"),
             self.camera,
+            self.options.scene,
         )
         self._note(SHARED_MODEL, "started", parameters=self.settings)
         pool.submit(None, fit_sample, job)
@@ -163,9 +165,9 @@ class BatchRun:
                 target = self.folder / done["output"]
                 outcomes.append(MovieOutcome(movie.source, target, "skipped"))
                 continue
-            # An output that this folder's manifest began and did not finish may be replaced.
-            begun = last.get(movie.target.name)
-            replace = self.options.overwrite or (begun is not None and not _is_done(begun))
+            # An output that the manifest began may be replaced; a movie that failed left none.
+            begun = last.get(movie.target.name, {}).get("status") == "started"
+            replace = self.options.overwrite or begun
             try:
                 check_writable(movie.target, overwrite=replace)
                 if self.options.uncertainty:
@@ -223,6 +225,7 @@ class BatchRun:
             overwrite=pending.replace,
             checkpoint=str(self.folder / f".stbn-{pending.key}.fit"),
             camera=self.camera,
+            scene=self.options.scene,
         )
         work = _Work(pending, job, self.folder / f".stbn-{pending.key}")
         return _Step(work, "movie", run_movie, (job,))
@@ -306,6 +309,7 @@ class BatchRun:
             "camera": self.settings.get("camera"),
             "model": None if self.model is None else digest(self.model),
             "axes": options.axes,
+            "scene": options.scene,
             "ending": options.ending,
             "uncertainty": options.uncertainty,
             "keep_dtype": options.keep_dtype,
@@ -354,7 +358,6 @@ def _is_done(entry: Mapping[str, Any]) -> bool:
 
 def _sentence(error: BaseException) -> str:
     """What went wrong, on one line."""
-    said = " ".join(str(error).split())
     if isinstance(error, (ValueError, OSError, MemoryError, FloatingPointError, RuntimeError)):
-        return said or type(error).__name__
-    return f"{type(error).__name__}: {said}"
+        return in_words(error)
+    return f"{type(error).__name__}: {in_words(error)}"

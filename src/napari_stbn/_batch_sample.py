@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ._lines import counted, in_words, shown
 from .camera import read_corrected
 from .stack import Stack
 
@@ -19,7 +20,12 @@ _PIXELS = 2**25  # of all movies together
 _FRAMES = 64
 
 
-def sample(paths: Sequence[Path], axes: str | None, camera: Sequence[str] = ()) -> Stack:
+def sample(
+    paths: Sequence[Path],
+    axes: str | None,
+    camera: Sequence[str] = (),
+    scene: int | None = None,
+) -> Stack:
     """Crops of many movies as planes of one stack, so that one fit serves all.
 
     Parameters
@@ -31,6 +37,8 @@ def sample(paths: Sequence[Path], axes: str | None, camera: Sequence[str] = ()) 
         Overrules the files.
     camera : sequence of str
         Maps that correct them, see `napari_stbn.CameraMaps.read`.
+    scene : int or None
+        Which image of files that hold several.
 
     Returns
     -------
@@ -47,14 +55,14 @@ def sample(paths: Sequence[Path], axes: str | None, camera: Sequence[str] = ()) 
     refusal: Exception | None = None
     for path in paths:
         try:
-            stack, _ = read_corrected(path, axes, camera)
+            stack, _ = read_corrected(path, axes, camera, scene)
             stack.check()
         except (ValueError, OSError) as error:
-            _logger.warning("%s is left out of the sample: %s", path.name, error)
+            _logger.warning("%s is left out of the sample: %s", shown(path.name), in_words(error))
             refusal = error
             continue
         if stacks and _colours(stack) != _colours(stacks[0]):
-            _logger.warning("%s is left out of the sample: it has other channels", path.name)
+            _logger.warning("%s is left out of the sample: it has other channels", shown(path.name))
             continue
         stacks.append(stack)
     if not stacks:
@@ -73,7 +81,7 @@ def sample(paths: Sequence[Path], axes: str | None, camera: Sequence[str] = ()) 
         if all(stack.size(axis) >= length for axis, length in size.items())
     ]
     together = np.stack(crops, axis=1)
-    return Stack(together, "TZ" + own[1:], name=f"a sample of {len(crops)} movies")
+    return Stack(together, "TZ" + own[1:], name=f"a sample of {counted(len(crops), 'movie')}")
 
 
 def _middle(stack: Stack, size: dict[str, int], own: str) -> Any:

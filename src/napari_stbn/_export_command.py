@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ._command_paths import check_apart, check_file
-from ._words import shown
+from ._lines import shown
 from .export import export_bioimageio
 
 __all__ = ["export"]

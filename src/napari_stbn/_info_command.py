@@ -12,8 +12,8 @@ from ._generators import last
 from ._grid_step import GridStep, pixels_apart
 from ._lazy import MovieView
 from ._lighting import even_movie
+from ._lines import shown
 from ._streaming import exceeds, memory_budget
-from ._words import shown
 from .correlation import estimate_pixel_noise
 from .devices import size_in_words
 from .estimates import estimate_run

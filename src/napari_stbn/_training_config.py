@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -103,8 +104,22 @@ class TrainingConfig:
                 "a clip needs at least 2 frames of 8 x 8 pixels, "
                 f"got {self.clip_frames} frames of {self.clip_size}"
             )
-        if self.time_budget is not None and not self.time_budget > 0:
-            raise ValueError(f"time_budget must be more than 0 seconds, got {self.time_budget}")
+        if self.time_budget is not None and not 0 < self.time_budget < math.inf:
+            raise ValueError(
+                f"time_budget must be more than 0 seconds and finite, got {self.time_budget}; give "
+                "max_steps for a fit without a clock"
+            )
+        for name in ("learning_rate", "warm_learning_rate", "gradient_norm"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be a number above 0, got {value}")
+        for name in ("decay_from", "averaging", "beta"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if self.checks < 2 or self.patience < 0:
+            raise ValueError(
+                "checks must be at least 2 and patience at least 0, "
+                f"got {self.checks} and {self.patience}"
+            )
         if self.sampled_pixels is not None and self.sampled_pixels < 0:
             raise ValueError(f"sampled_pixels must not be negative, got {self.sampled_pixels}")
         if self.pace is not None:

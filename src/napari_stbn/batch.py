@@ -11,6 +11,7 @@ from ._batch_manifest import FILE_NAME, Manifest
 from ._batch_options import BatchOptions, MovieOutcome
 from ._batch_pool import open_pool
 from ._batch_run import BatchRun, Pending
+from ._command_paths import check_new_folder
 
 __all__ = ["BatchOptions", "MovieOutcome", "batch_steps", "denoise_many"]
 
@@ -72,7 +73,15 @@ def batch_steps(
     """
     options = options or BatchOptions()
     folder = Path(output).absolute()
-    movies = find_movies(inputs, folder, options.ending)
+    check_new_folder(folder)
+    movies = find_movies(
+        inputs,
+        folder,
+        options.ending,
+        uncertainty=options.uncertainty,
+        scene=options.scene,
+        also_read=[Path(path) for path in options.camera],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(folder / FILE_NAME)
     with manifest.locked():
@@ -85,7 +94,7 @@ def batch_steps(
             if not pending:
                 return
         left = movies if fit_first else [each.movie for each in pending]
-        sizes = survey(left, options.axes)
+        sizes = survey(left, options.axes, options.scene)
         with open_pool(
             options.scheduler,
             options.workers if sizes else 0,  # to say what is wrong with each takes no worker

@@ -148,18 +148,21 @@ class CameraMaps:
 
 
 def read_corrected(
-    path: str | PathLike[str], axes: str | None, camera: Sequence[str | PathLike[str]] = ()
+    path: str | PathLike[str],
+    axes: str | None,
+    camera: Sequence[str | PathLike[str]] = (),
+    scene: int | None = None,
 ) -> tuple[Stack, np.dtype[Any]]:
     """Read a movie, corrected by maps of its camera where there are any; and its number type.
 
     Parameters
     ----------
-    path, axes
+    path, axes, scene
         As `napari_stbn.read` takes them.
     camera : sequence of path
         As `CameraMaps.read` takes them; empty where nothing is to be corrected.
     """
-    stack = read(path, axes=axes)
+    stack = read(path, axes=axes, scene=scene)
     recorded = np.dtype(stack.dtype)
     return (CameraMaps.read(camera).correct(stack) if camera else stack), recorded
 

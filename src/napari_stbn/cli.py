@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from ._words import in_words, printable
+from ._lines import in_words, printable
 
 __all__ = ["main"]
 

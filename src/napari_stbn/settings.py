@@ -47,7 +47,7 @@ class RunSettings:
     Raises
     ------
     ValueError
-        If `training` names a field that does not exist.
+        If `training` names a field that does not exist, or `seed` is out of range.
 
     Examples
     --------
@@ -135,6 +135,8 @@ class RunSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < _LARGEST:
+            raise ValueError(f"seed must be 0 or more and below 2^63, got {self.seed}")
         unknown = set(self.training) - {row.name for row in fields(TrainingConfig)}
         if unknown:
             raise ValueError(

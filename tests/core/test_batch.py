@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tifffile
 
 from napari_stbn import (
     Denoiser,
@@ -313,6 +315,161 @@ def test_inputs_that_are_none_are_said(movies: Path, tmp_path: Path) -> None:
     assert (outcome.status, "does not exist" in outcome.error) == ("failed", True)
 
 
+def test_results_of_a_batch_are_no_movies_unless_named(
+    movies: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Known by the manifest beside them: a movie that only looks like a result is denoised."""
+    out = movies / "out"
+    chosen = options(uncertainty=True, ending=".ome.zarr")
+    denoise_many(movies / "a.tif", out, chosen)
+    write(out / "b_uncertainty.tif", Stack(NOISY, "TYX"))
+    pattern = f"{movies}/**/*[abrt]*.*"
+    assert {"a.ome.zarr", "a_uncertainty.ome.zarr", "b_uncertainty.tif"} <= set(names(out))
+    found = find_movies(pattern, tmp_path / "o", ".tif")
+    expected = ["a.tif", "b.tif", "b_uncertainty.tif", "cut.tif", "still.npy"]
+    assert sorted(movie.source.name for movie in found) == expected
+    assert "2 results of an earlier batch left out" in caplog.text
+    (again,) = denoise_many(f"{movies}/**/a*.*", out, chosen)
+    assert again.status == "skipped"
+    (named,) = find_movies(out / "a.ome.zarr", tmp_path / "o", ".tif")
+    assert named.source == out / "a.ome.zarr"
+    with pytest.raises(ValueError, match="but results of a batch; name these"):
+        find_movies(f"{out}/a*.zarr", tmp_path / "o", ".tif")
+
+
+def test_the_manifest_tells_what_a_batch_wrote(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path / FILE_NAME)
+    for output, *statuses_of in (
+        ("done.tif", "started", "done"),
+        ("killed.tif", "started"),
+        ("failed.tif", "started", "failed"),
+        ("done then failed.tif", "started", "done", "started", "failed"),
+    ):
+        for status in statuses_of:
+            manifest.append({"output": output, "status": status, "also": [f"std {output}"]})
+    written = {"done.tif", "killed.tif", "done then failed.tif"}
+    assert manifest.results() == written | {f"std {name}" for name in written}
+
+
+def test_a_movie_in_the_place_of_a_failed_result_is_kept(movies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert denoise_many(movies / "cut.tif", out, options())[0].status == "failed"
+    dear = write(out / "cut.tif", Stack(NOISY, "TYX")).read_bytes()
+    write(movies / "cut.tif", Stack(NOISY, "TYX"), overwrite=True)
+    (outcome,) = denoise_many(movies / "cut.tif", out, options())
+    assert (outcome.status, "exists" in outcome.error) == ("failed", True)
+    assert (out / "cut.tif").read_bytes() == dear
+
+
+def test_a_movie_may_be_called_like_the_uncertainty_of_another(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.tif", "A_uncertainty.tif", "b/a.tif", "a_1.tif")]
+    for sure in (True, False):
+        found = find_movies(paths, tmp_path / "o", ".tif", uncertainty=sure)
+        written = [movie.target.name for movie in found]
+        written += [movie.uncertainty.name for movie in found] if sure else []
+        assert len({name.casefold() for name in written}) == len(written)
+    assert "A_uncertainty.tif" in written
+    assert find_movies(paths[1], tmp_path, ".npy", uncertainty=True)  # alone it has its own name
+
+
+def test_hidden_files_and_folders_named_like_movies_are_none(movies: Path, tmp_path: Path) -> None:
+    for name in ("._a.tif", ".DS_Store", ".hidden.tif"):
+        (movies / name).write_bytes(b"\0\5\26\7")
+    (movies / "folder.tif").mkdir()
+    for inputs in (movies, f"{movies}/*", f"{movies}/**/*.tif"):
+        found = {movie.source.name for movie in find_movies(inputs, tmp_path / "o", ".tif")}
+        assert {"a.tif", "b.tif", "cut.tif"} <= found <= {"a.tif", "b.tif", "cut.tif", "still.npy"}
+
+
+@pytest.mark.parametrize("inputs", ["{}/closed", "{}/*/*.tif", "{}/**/*.tif"])
+def test_a_folder_that_cannot_be_read_fails_and_stops_no_other(
+    movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: str
+) -> None:
+    (movies / "closed").mkdir()
+    (movies / "open").mkdir()
+    write(movies / "open" / "c.tif", Stack(NOISY, "TYX"))
+    allowed, listed = os.access, Path.iterdir
+
+    def listing(self: Path) -> Any:
+        if self.name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", listing)  # root may read everything
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "closed" and allowed(path, mode)
+    )
+    found = find_movies([inputs.format(movies), movies / "b.tif"], tmp_path / "o", ".tif")
+    expected = ["b.tif", "closed"] if inputs == "{}/closed" else ["b.tif", "c.tif", "closed"]
+    if "**" in inputs:
+        expected = ["a.tif", "b.tif", "c.tif", "closed", "cut.tif"]
+    assert sorted(movie.source.name for movie in found) == expected
+    (outcome,) = denoise_many(movies / "closed", tmp_path / "o", options())
+    assert outcome.status == "failed"
+    assert "closed" in outcome.error
+
+
+def _set_of_files(folder: Path, positions: int) -> list[Path]:
+    """An OME-TIFF set as microscopes write it: a file for each frame of each position."""
+    names = [[f"p{p}_t{t}.ome.tif" for t in range(len(NOISY))] for p in range(positions)]
+    images = "".join(
+        f'<Image ID="Image:{p}" Name="p{p}"><Pixels ID="Pixels:{p}" DimensionOrder="XYCZT" '
+        f'Type="uint16" SizeX="20" SizeY="24" SizeC="1" SizeZ="1" SizeT="{len(NOISY)}">'
+        f'<Channel ID="Channel:{p}:0" SamplesPerPixel="1"/>'
+        + "".join(
+            f'<TiffData FirstT="{t}" IFD="0" PlaneCount="1"><UUID FileName="{name}">'
+            f"urn:uuid:00000000-0000-0000-0000-{p:06d}{t:06d}</UUID></TiffData>"
+            for t, name in enumerate(names[p])
+        )
+        + "</Pixels></Image>"
+        for p in range(positions)
+    )
+    for p, row in enumerate(names):
+        for t, name in enumerate(row):
+            xml = (
+                '<?xml version="1.0" encoding="UTF-8"?><OME '
+                'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+                f'UUID="urn:uuid:00000000-0000-0000-0000-{p:06d}{t:06d}">{images}</OME>'
+            )
+            tifffile.imwrite(folder / name, NOISY[t] + p, description=xml, metadata=None)
+    return [folder / name for row in names for name in row]
+
+
+def test_a_movie_in_many_files_is_denoised_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = _set_of_files(tmp_path, 2)
+    found = find_movies(f"{tmp_path}/*.tif", tmp_path / "o", ".tif")
+    assert [movie.source.name for movie in found] == ["p0_t0.ome.tif", "p1_t0.ome.tif"]
+    assert "p0_t0.ome.tif and 3 files beside it are one movie" in caplog.text
+    (found_one,) = find_movies(paths[1:4], tmp_path / "o", ".tif")
+    assert found_one.source == paths[1]
+    with pytest.raises(ValueError, match="take the place of an input"):
+        find_movies(paths, tmp_path, ".ome.tif")
+
+
+def test_what_was_guessed_is_told_and_images_can_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "positions.tif"
+    with tifffile.TiffWriter(path) as tif:
+        for position in (NOISY, NOISY[:, :16]):
+            tif.write(position, metadata={"axes": "TYX"}, photometric="minisblack")
+    (outcome,) = denoise_many(path, tmp_path / "out", options())
+    assert any("The file holds 2 images" in note for note in outcome.notes)
+    (outcome,) = denoise_many(path, tmp_path / "second", options(scene=1))
+    assert read(tmp_path / "second" / "positions.tif").shape == (4, 16, 20)
+    assert not any("holds 2 images" in note for note in outcome.notes)
+    (outcome,) = denoise_many(path, tmp_path / "third", options(scene=2))
+    assert "no scene 2" in outcome.error
+    quick = ["--preset", "preview", "--device", "cpu", "--max-steps", "2", "--workers", "0"]
+    assert main(["batch", str(path), "-o", str(tmp_path / "cli"), *quick]) == 0
+    said = capsys.readouterr().out.splitlines()
+    notes = [line for line in said if line.startswith("note on positions.tif: axes: ")]
+    assert len(notes) == 2  # in the log, and in the summary
+    assert said[-1] == "1 movie: 1 done, 0 skipped, 0 failed"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -320,6 +477,7 @@ def test_inputs_that_are_none_are_said(movies: Path, tmp_path: Path) -> None:
         ({"scheduler": "tcp://x:1"}, "has its own workers"),
         ({"ending": ".png"}, "ending must be"),
         ({"blocks": 0}, "blocks must be"),
+        ({"scene": -1}, "scene counts from 0"),
         ({"uncertainty": True, "settings": RunSettings(noise=None)}, "no uncertainty"),
     ],
 )

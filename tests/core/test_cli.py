@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -22,7 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_stbn import Denoiser, Stack, _commands, read, write
-from napari_stbn._words import in_words
+from napari_stbn._lines import in_words
 from napari_stbn.cli import main
 from napari_stbn.samples import simulate
 from napari_stbn.training import TrainingConfig
@@ -310,6 +311,7 @@ def test_a_report_is_written_whole_or_not_at_all(
     assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "r.json could not be written because its drive" in said
+    assert said.endswith("o.npy is written, the rest is not; --resume --force does what is left")
     assert "Errno" not in said
     assert report.read_text() == "dear"
 
@@ -404,6 +406,12 @@ def test_parameters_out_of_range_are_one_sentence(
         (["--max-steps", "0"], "max_steps and batch must be at least 1"),
         (["--clip-frames", "1"], "a clip needs at least 2 frames"),
         (["--time-budget", "-3"], "time_budget must be more than 0 seconds"),
+        (["--time-budget", "inf"], "time_budget must be more than 0 seconds and finite"),
+        (["--learning-rate", "nan"], "learning_rate must be a number above 0, got nan"),
+        (["--averaging", "5"], "averaging must be between 0 and 1, got 5.0"),
+        (["--checks", "0"], "checks must be at least 2"),
+        (["--seed", "-1"], "seed must be 0 or more and below 2^63, got -1"),
+        (["--seed", str(2**70)], "seed must be 0 or more and below 2^63"),
         (["--device", "abacus"], 'device must be "auto"'),
         (["--model", tmp_path / "none.stbn"], "there is no model file"),
         (["--model", gray], "is not an STBN model"),
@@ -552,6 +560,30 @@ def test_every_parameter_of_the_fit_is_an_option(
     said = capsys.readouterr().out
     for row in fields(TrainingConfig):
         assert f"--{row.name.replace('_', '-')} " in said
+
+
+def test_every_option_says_what_it_is_and_its_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = []
+    add = argparse._ActionsContainer.add_argument
+
+    def noted(self: Any, *names: Any, **options: Any) -> Any:
+        silent.extend(() if {"help", "action"} & set(options) else [names])
+        return add(self, *names, **options)
+
+    monkeypatch.setattr(argparse._ActionsContainer, "add_argument", noted)
+    said = {}
+    for command in ("denoise", "batch", "demo", "export", "info"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said[command] = capsys.readouterr().out
+    assert not silent
+    assert re.search(r"--memory-limit GB\s+a larger run", said["denoise"])
+    assert re.search(r"--time-budget s\s+seconds of fit at most \(the\s+preset's", said["denoise"])
+    assert re.search(r"--time-budget s\s+seconds of fit at most \(default: 60.0\)", said["demo"])
+    assert re.search(r"--seed SEED .*\(default:\s+0\)", said["batch"])
+    assert re.search(r"--preset \S+\s+size .*\(default:\s+auto\)", said["info"])
 
 
 def test_advanced_options_reach_the_fit(

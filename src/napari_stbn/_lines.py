@@ -38,10 +38,10 @@ def in_words(error: BaseException) -> str:
     """What went wrong, on one line and without the number that the system has for it."""
     said = str(error)
     if isinstance(error, OSError) and error.strerror:
-        reason = str(error.strerror)
-        plain = error.errno is not None and reason == os.strerror(error.errno)
+        reason, number = str(error.strerror), error.errno or 0
+        plain = reason == os.strerror(number)
         if plain:
-            reason = _SAID.get(error.errno, f"cannot be used: {reason}")
+            reason = _SAID.get(number, f"cannot be used: {reason}")
         if plain or error.filename is not None:
             reason = f"{_name(error.filename)} {reason}"
         said = reason

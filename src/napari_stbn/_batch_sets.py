@@ -1,0 +1,75 @@
+"""OME-TIFF sets: movies that lie in several files, of which a batch takes each once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tifffile
+
+from ._lines import counted, shown
+
+__all__ = ["once_each"]
+
+_logger = logging.getLogger(__name__)
+_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
+_FILE_NAME = re.compile(r'FileName="([^"]+)"')
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of a set: the files that hold its frames, and its number among the images."""
+
+    files: frozenset[Path]
+    number: int
+
+
+def once_each(sources: Sequence[Path], scene: int | None) -> list[Path]:
+    """Files to open, one for each movie: of those that hold the same image, the first.
+
+    Files whose own description knows no set, but which hold frames of a set that is opened, are
+    left out as well: their pixels are denoised with it.
+    """
+    here = {source.resolve() for source in sources}
+    openers: dict[_Image, Path] = {}
+    plain: list[Path] = []
+    for source in sources:
+        image = _image_of(source, scene)
+        if image is None:
+            plain.append(source)
+        else:
+            openers.setdefault(image, source)
+    members = {file for image in openers for file in image.files}
+    for image, source in openers.items():
+        more = len((image.files & here) - {source.resolve()})
+        if more:
+            _logger.warning(
+                "%s and %s beside it are one movie", shown(source), counted(more, "file")
+            )
+    kept = {*openers.values(), *(source for source in plain if source.resolve() not in members)}
+    return [source for source in sources if source in kept]
+
+
+def _image_of(path: Path, scene: int | None) -> _Image | None:
+    """The image of a set that is read from a file; None where it is no set, or cannot be read."""
+    if path.suffix.lower() not in _ENDINGS:
+        return None
+    try:
+        with tifffile.TiffFile(path) as tif:
+            if not tif.is_ome or len(set(_FILE_NAME.findall(tif.ome_metadata or ""))) < 2:
+                return None
+            held = [
+                frozenset(Path(page.parent.filehandle.path).resolve() for page in series if page)
+                for series in tif.series
+            ]
+            sizes = [int(series.size) for series in tif.series]
+    except Exception as error:  # noqa: BLE001  # tifffile, struct and XML raise a type each
+        _logger.info("%s cannot be looked into: %s", shown(path), error)
+        return None  # whoever reads it says what is wrong
+    numbers = range(len(held)) if scene is None else [n for n in range(len(held)) if n == scene]
+    own = [n for n in numbers if path.resolve() in held[n]]
+    number = max(own or numbers, key=lambda n: sizes[n], default=None)
+    return None if number is None else _Image(held[number], number)
