@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tifffile
-
 from ._lines import shown
+from ._tiff_pages import opened
 from ._words import counted
 
 __all__ = ["once_each"]
@@ -59,7 +58,7 @@ def _image_of(path: Path, scene: int | None) -> _Image | None:
     if path.suffix.lower() not in _ENDINGS:
         return None
     try:
-        with tifffile.TiffFile(path) as tif:
+        with opened(path) as tif:
             if not tif.is_ome or len(set(_FILE_NAME.findall(tif.ome_metadata or ""))) < 2:
                 return None
             held = [

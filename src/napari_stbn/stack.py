@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_stbn._arrays import ArrayLike, as_array
-from napari_stbn._axes import AXES, check_axes, guess_axes
+from napari_stbn._axes import AXES, check_axes, check_names, guess_axes
 from napari_stbn._defects import (
     MIN_SIDE,
     MovieDefects,
@@ -125,16 +125,11 @@ class Stack:
             "frame_interval": None if frame_interval is None else float(frame_interval),
             "unit": unit,
             "name": name,
-            "channel_names": tuple(channel_names),
+            "channel_names": check_names(channel_names, axes, shape),
             "guess": guess,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
-        if channel_names and len(channel_names) != self.size("C"):
-            raise ValueError(
-                f"channel_names must be {self.size('C')}, one for each channel, got "
-                f"{len(channel_names)}."
-            )
 
     def __repr__(self) -> str:
         """Name, axes, shape, type and scale in one line."""
@@ -375,8 +370,8 @@ class Stack:
         ValueError
             The number of dimensions differs.
         """
-        channels = slice(at := self.axes.find("C"), at + 1)  # of nothing where there is no C
-        same_channels = tuple(array.shape[channels]) == self.shape[channels]
+        c = slice(at := self.axes.find("C"), at + 1)  # of nothing where there is no C
+        names = self.channel_names if tuple(array.shape[c]) == self.shape[c] else ()
         return Stack(
             array,
             self.axes,
@@ -384,7 +379,7 @@ class Stack:
             frame_interval=self.frame_interval,
             unit=self.unit,
             name=self.name if name is None else name,
-            channel_names=self.channel_names if same_channels else (),
+            channel_names=names,
         )
 
     def index(self, channel: int, plane: int, **parts: slice | None) -> tuple[int | slice, ...]:
