@@ -22,7 +22,7 @@ from ._generators import last
 from .camera import read_corrected
 from .denoiser import Denoiser
 from .devices import keep_freed_memory, limit_memory
-from .io import write
+from .io import check_writable, write
 from .settings import RunSettings
 from .stack import Stack, cast_like
 
@@ -82,6 +82,16 @@ class MovieJob:
         """The movie, and the number type that it was recorded in."""
         return read_corrected(self.source, self.axes, self.camera, self.scene)
 
+    def begin(self) -> tuple[Stack, np.dtype[Any]]:
+        """The movie, and the number type of its result; no file is refused after the fit."""
+        stack, recorded = self.read()
+        stack.check()
+        dtype = recorded if self.keep_dtype else np.dtype(np.float32)
+        check_writable(self.target, overwrite=self.overwrite, dtype=dtype, axes=stack.axes)
+        if self.uncertainty is not None:
+            check_writable(self.uncertainty, overwrite=self.overwrite, axes=stack.axes)
+        return stack, dtype
+
 
 @dataclass(frozen=True)
 class SampleJob:
@@ -119,8 +129,7 @@ def run_movie(job: MovieJob) -> Done:
     """Fit to a movie, or load a model, and denoise it into its files, whole or not at all."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack, recorded = job.read()
-        stack.check()
+        stack, dtype = job.begin()
         if job.model is None:
             denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         else:
@@ -131,7 +140,7 @@ def run_movie(job: MovieJob) -> Done:
             stack,
             job.target,
             uncertainty=job.uncertainty,
-            dtype=recorded if job.keep_dtype else np.float32,
+            dtype=dtype,
             overwrite=job.overwrite,
         )
         return _done(started, worker, denoiser, [*_guessed(stack), *result.report["notes"]])
@@ -141,7 +150,7 @@ def fit_movie(job: MovieJob, target: str) -> Done:
     """Fit to a movie and save the model, for blocks that are denoised with it."""
     with _whole_worker() as worker:
         started = time.perf_counter()
-        stack, _ = job.read()
+        stack, _ = job.begin()
         denoiser = _fit(RunSettings.from_json(job.settings), stack, job.checkpoint)
         denoiser.save(target, overwrite=True)
         return _done(started, worker, denoiser)

@@ -73,6 +73,23 @@ def statuses(outcomes: list[batch.MovieOutcome]) -> dict[str, str]:
 # ---------------------------------------------------------------- in this process
 
 
+@pytest.mark.parametrize(("ending", "said"), [("tif", "TIFF cannot hold float16"), ("npy", "")])
+def test_what_the_format_cannot_hold_is_refused_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, said: str
+) -> None:
+    np.save(tmp_path / "a.npy", NOISY.astype(np.float16))
+    fits: list[Any] = []
+    fit = Denoiser.fit_steps
+    monkeypatch.setattr(Denoiser, "fit_steps", lambda *a, **b: fits.append(a) or fit(*a, **b))
+    (outcome,) = denoise_many(
+        [tmp_path / "a.npy"],
+        tmp_path / "out",
+        options(keep_dtype=True, ending=f".{ending}"),
+    )
+    assert said in (outcome.error or "")
+    assert (outcome.status, len(fits)) == (("failed", 0) if said else ("done", 1))
+
+
 def test_bad_movies_stop_no_other_and_finished_ones_are_skipped(
     movies: Path, tmp_path: Path
 ) -> None:
