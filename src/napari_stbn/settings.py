@@ -102,7 +102,7 @@ class RunSettings:
     channels: Annotated[
         Literal["auto", "separate", "joint"],
         {
-            "label": "Channels",
+            "label": "Fit channels",
             "tooltip": "auto: one by one, colours as brightness and differences; separate: colours "
             "one by one too; joint: all together, from random weights",
         },
