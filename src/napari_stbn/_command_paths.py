@@ -55,11 +55,12 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     FileNotFoundError, PermissionError
         There is no such folder, or nothing can be written to it.
     FileExistsError
-        There is something, and it is a folder or shall not be replaced.
+        There is something, and it is no file or shall not be replaced.
     """
     check_folder(through_links(path.absolute()).parent)
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder, so it is not replaced; choose another name.")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no file but a device or a pipe"
+        raise FileExistsError(f"{path} is {kind}, so it is not replaced; choose another name.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name or pass --force")
 

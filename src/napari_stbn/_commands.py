@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._appearing import appearing
+from ._batch_sets import files_of
 from ._command_paths import check_apart, check_file, check_new_folder
 from ._lazy import lazy_part
 from ._lines import counted, printable, shown
@@ -108,7 +109,8 @@ def _check_paths(options: argparse.Namespace) -> None:
         "--checkpoint": _checkpoint(options) if options.model is None else None,
     }
     named = {option: path for option, path in outputs.items() if path is not None}
-    check_apart([("the input", options.input), *read_beside(options)], named)
+    files = [("the input", path) for path in files_of(options.input, options.scene)]
+    check_apart([*files, *read_beside(options)], named)
     for option, path in named.items():
         if option in ("--output", "--uncertainty"):
             check_writable(path, overwrite=options.force)
@@ -154,7 +156,7 @@ def _unfinished(
                 f"{path} holds what is left of a run that did not end; add --resume to go on with "
                 "it, or --force to begin anew"
             )
-        unfinished.remove()
+        unfinished.discard()
     return unfinished
 
 
