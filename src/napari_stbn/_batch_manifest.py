@@ -84,6 +84,9 @@ class Manifest:
             if os.write(handle, line) != len(line):
                 raise OSError(f"{self.path} took only a part of a line; is the disk full?")
             os.fsync(handle)
+        except OSError as error:
+            error.filename = error.filename or str(self.path)  # a handle has no name to tell
+            raise
         finally:
             os.close(handle)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tifffile
 
+from ._batch_pool import silent
 from ._lines import counted, shown
 
 __all__ = ["files_of", "once_each"]
@@ -45,10 +46,13 @@ def once_each(sources: Sequence[Path], scene: int | None) -> dict[Path, tuple[Pa
         With all files that the movie lies in.
     """
     here = {source.resolve() for source in sources}
+    known: dict[Path, _Image] = {}
     openers: dict[_Image, Path] = {}
     plain: list[Path] = []
     for source in sources:
-        image = _image_of(source, scene)
+        if source.resolve() not in known:  # one file of a set tells of all
+            known.update(_images_of(source, scene))
+        image = known.get(source.resolve())
         if image is None:
             plain.append(source)
         else:
@@ -65,14 +69,14 @@ def once_each(sources: Sequence[Path], scene: int | None) -> dict[Path, tuple[Pa
     return {source: kept[source] for source in sources if source in kept}
 
 
-def _image_of(path: Path, scene: int | None) -> _Image | None:
-    """The image of a set that is read from a file; None where it is no set, or cannot be read."""
+def _images_of(path: Path, scene: int | None) -> dict[Path, _Image]:
+    """The image that is read from each file of a set; empty where it is none, or unreadable."""
     if path.suffix.lower() not in _ENDINGS:
-        return None
+        return {}
     try:
-        with tifffile.TiffFile(path) as tif:
+        with silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
             if not tif.is_ome or len(set(_FILE_NAME.findall(tif.ome_metadata or ""))) < 2:
-                return None
+                return {}
             held = [
                 frozenset(Path(page.parent.filehandle.path).resolve() for page in series if page)
                 for series in tif.series
@@ -80,8 +84,11 @@ def _image_of(path: Path, scene: int | None) -> _Image | None:
             sizes = [int(series.size) for series in tif.series]
     except Exception as error:  # noqa: BLE001  # tifffile, struct and XML raise a type each
         _logger.info("%s cannot be looked into: %s", shown(path), error)
-        return None  # whoever reads it says what is wrong
-    numbers = range(len(held)) if scene is None else [n for n in range(len(held)) if n == scene]
-    own = [n for n in numbers if path.resolve() in held[n]]
-    number = max(own or numbers, key=lambda n: sizes[n], default=None)
-    return None if number is None else _Image(held[number], number)
+        return {}  # whoever reads it says what is wrong
+    images = {}
+    for file in frozenset[Path]().union(*held):
+        numbers = [n for n in range(len(held)) if file in held[n] and scene in (None, n)]
+        if numbers:
+            number = max(numbers, key=lambda n: sizes[n])
+            images[file] = _Image(held[number], number)
+    return images

@@ -19,7 +19,7 @@ from ._appearing import appearing
 from ._batch_sets import files_of
 from ._command_paths import check_apart, check_file, check_new_folder
 from ._lazy import lazy_part
-from ._lines import counted, printable, shown
+from ._lines import counted, in_words, printable, shown
 from ._start import STARTS
 from ._unfinished import Unfinished, run_key
 from .camera import CameraMaps
@@ -48,6 +48,10 @@ def denoise(options: argparse.Namespace) -> None:
         _denoise(options, written)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_what_is_kept(options, written)) from stop
+    except OSError as error:
+        if not written or isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(f"{in_words(error)}; {_what_is_kept(options, written)}") from error
 
 
 def _denoise(options: argparse.Namespace, written: list[Path]) -> None:

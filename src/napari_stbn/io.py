@@ -249,7 +249,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist; make it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK):
         raise PermissionError(
             f"nothing can be written to the folder {folder}; choose another one, or ask its owner."
         )

@@ -362,6 +362,7 @@ def test_a_report_is_written_whole_or_not_at_all(
     assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "r.json could not be written because its drive" in said
+    assert said.endswith("o.npy is written, the rest is not; --resume --force does what is left")
     assert "Errno" not in said
     assert report.read_text() == "dear"
 
@@ -510,12 +511,11 @@ def test_a_signal_is_heard_while_the_program_still_starts(number: signal.Signals
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes are others there")
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "--system"]])
-def test_a_reader_that_has_enough_is_no_error(arguments: list[str]) -> None:
+def test_a_reader_that_has_enough_is_no_error() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     done = subprocess.run(
-        [sys.executable, "-m", "napari_stbn", *arguments],
+        [sys.executable, "-m", "napari_stbn", "info", "--system"],
         stdout=write_end,
         stderr=subprocess.PIPE,
         check=False,
