@@ -30,7 +30,7 @@ class _Image:
 
 def files_of(path: Path, scene: int | None) -> tuple[Path, ...]:
     """All files that the image read from a file lies in, in the order of their names."""
-    image = _image_of(path, scene)
+    image = _images_of(path, scene).get(path.resolve())
     return (path,) if image is None else tuple(sorted(image.files))
 
 
