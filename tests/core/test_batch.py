@@ -665,6 +665,22 @@ def test_a_worker_that_is_killed_loses_nothing(movies: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("workers")
+def test_a_stop_waits_for_no_job() -> None:
+    """dask itself would wait five seconds for a worker that is busy."""
+    began = 0.0
+    with (
+        pytest.raises(KeyboardInterrupt),
+        _batch_pool.open_pool(None, 1, device="cpu", jobs=1, need=0) as pool,
+    ):
+        pool.submit("long", time.sleep, 60)
+        time.sleep(0.5)
+        began = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 4
+    assert not child_workers()
+
+
+@pytest.mark.usefixtures("workers")
 def test_workers_give_what_this_process_gives(movies: Path, tmp_path: Path) -> None:
     paths = [movies / "a.tif", movies / "b.tif"]
     here, there = tmp_path / "here", tmp_path / "there"
