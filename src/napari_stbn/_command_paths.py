@@ -27,7 +27,7 @@ def check_apart(inputs: Iterable[tuple[str, Path]], outputs: Mapping[str, Path])
     ------
     ValueError
         If two of them are the same file by any name (links, capital letters, relative), or one
-        lies in the folder that is the other.
+        lies in the Zarr that is the other.
     """
     for word, source in inputs:
         for option, path in outputs.items():
@@ -95,6 +95,10 @@ def same_place(one: Path, other: Path) -> bool:
 
 
 def _nested(one: Path, other: Path) -> bool:
-    """Whether one path lies within the other, such as a file in a Zarr folder."""
+    """Whether one path lies within the other and that is a Zarr: read, or replaced, as a whole."""
+    from ._ome_zarr import is_zarr
+
     first, second = Path(os.path.realpath(one)), Path(os.path.realpath(other))
-    return first in second.parents or second in first.parents
+    if first in second.parents:
+        return is_zarr(first)
+    return second in first.parents and is_zarr(second)

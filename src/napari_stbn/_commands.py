@@ -132,7 +132,7 @@ def read_beside(options: argparse.Namespace) -> list[tuple[str, Path]]:
 
 def _checkpoint(options: argparse.Namespace) -> Path:
     """Where the state of a run is kept."""
-    path: Path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    path: Path = options.checkpoint or options.output.parent / f"{options.output.name}.fit"
     return path
 
 
@@ -269,6 +269,11 @@ def read_input(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
     if options.frames is not None:
         if "T" not in stack.axes:
             raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
+        if not range(stack.n_frames)[options.frames]:
+            raise ValueError(
+                f"--frames takes none of the {counted(stack.n_frames, 'frame')} of this movie; the "
+                "first is 0, the end is not taken, and 0: takes all"
+            )
         index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
         stack = stack.like(lazy_part(stack.array, index))
     if options.camera is not None:

@@ -313,6 +313,20 @@ def test_a_file_that_is_no_state_of_a_fit_is_kept(
 
 
 @pytest.mark.usefixtures("no_fit")
+def test_slips_of_the_fingers_are_one_sentence(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.tif"
+    for arguments, sentence in (
+        ([gray, "-o", "."], ". has the unknown ending of no kind; choose one of .tif"),
+        ([tmp_path, "-o", out], "is a folder; give a file"),
+        ([gray, "-o", out, "--frames", "9:"], "--frames takes none of the 4 frames"),
+        ([gray, "-o", out, "--frames", "3:1"], "--frames takes none of the 4 frames"),
+    ):
+        assert sentence in refused(["denoise", *arguments, *QUICK], capsys)
+
+
+@pytest.mark.usefixtures("no_fit")
 @pytest.mark.parametrize("option", ["-o", "--report", "--save-model", "--checkpoint"])
 def test_a_folder_that_takes_no_files_is_said_before_the_fit(
     gray: Path,
