@@ -447,7 +447,7 @@ def test_a_folder_that_cannot_be_read_fails_and_stops_no_other(
     assert sorted(movie.source.name for movie in found) == expected
     (outcome,) = denoise_many(movies / "closed", tmp_path / "o", options())
     assert outcome.status == "failed"
-    assert "closed" in outcome.error
+    assert "closed cannot be looked into; ask its owner" in outcome.error
 
 
 def _set_of_files(folder: Path, positions: int) -> list[Path]:
