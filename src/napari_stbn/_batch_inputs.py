@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,9 +27,10 @@ _WILD = frozenset("*?[")
 
 @dataclass(frozen=True)
 class BatchMovie:
-    """A movie of a batch: where it is and where its result goes."""
+    """A movie of a batch: where it is, in one file or several, and where its result goes."""
 
     source: Path
+    files: tuple[Path, ...]
     target: Path
 
     @property
@@ -75,9 +76,10 @@ def find_movies(
     Returns
     -------
     list of BatchMovie
-        Files that are named, as they are. Of what is found in folders and by patterns, no hidden
-        file, no folder but a Zarr, and none that a manifest beside it tells to be the result of a
-        batch. What cannot be looked into is among them, and fails when it is read.
+        Files that are named, as they are, but for results of this very folder: a shell may have
+        named them for a pattern. Of what is found in folders and by patterns, no hidden file, no
+        folder but a Zarr, and none that a manifest beside it tells to be the result of a batch.
+        What cannot be looked into is among them, and fails when it is read.
 
     Raises
     ------
@@ -85,17 +87,20 @@ def find_movies(
         If there are none, or a result would take the place of an input.
     """
     given = [inputs] if isinstance(inputs, (str, PathLike)) else list(inputs)
-    found: dict[Path, None] = {}  # an ordered set
+    found: dict[Path, Path] = {}  # by the real folder: another way there is not another movie
     for item in given:
-        found.update(dict.fromkeys(path.absolute() for path in _expand(fspath(item))))
+        for path in map(Path.absolute, _expand(fspath(item))):
+            found.setdefault(Path(os.path.realpath(path.parent), path.name), path)
     if not found:
         raise ValueError("there is no movie to denoise; name files, folders or patterns")
-    sources = once_each(list(found), scene)
+    sources = once_each(_without_own(found, folder), scene)
+    names = names_of(list(sources), uncertainty=uncertainty)
     movies = [
-        BatchMovie(source, folder / f"{name}{ending}")
-        for source, name in zip(sources, names_of(sources, uncertainty=uncertainty), strict=True)
+        BatchMovie(source, files, folder / f"{name}{ending}")
+        for (source, files), name in zip(sources.items(), names, strict=True)
     ]
-    origins = {path.resolve() for path in (*found, *also_read)}
+    files = [file for movie in movies for file in movie.files]
+    origins = {path.resolve() for path in (*files, *also_read)}
     for movie in movies:
         for path in (movie.target, *([movie.uncertainty] if uncertainty else ())):
             if path.resolve() in origins:
@@ -122,6 +127,21 @@ def survey(
         pixels = values * stack.frame_shape[0] * stack.frame_shape[1]
         sizes[movie.source] = Size(stack, prepared_bytes(stack) + 12 * pixels)
     return sizes
+
+
+def _without_own(found: Mapping[Path, Path], folder: Path) -> list[Path]:
+    """Movies by their real paths, without the results that a batch has put into its folder."""
+    own = Path(os.path.realpath(folder))
+    results = Manifest(own / FILE_NAME).results()
+    kept = [path for real, path in found.items() if real.parent != own or real.name not in results]
+    if not kept:
+        raise ValueError(
+            f"all movies that are named are results of a batch in {folder}; choose another output "
+            "folder to denoise them again."
+        )
+    if left_out := len(found) - len(kept):
+        _logger.warning("%s of this batch left out", counted(left_out, "earlier result"))
+    return kept
 
 
 def _expand(text: str) -> list[Path]:

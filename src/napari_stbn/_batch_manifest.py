@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -106,13 +106,11 @@ class Manifest:
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line.strip():
                 continue
-            try:
-                entry = json.loads(line)
-                version = int(entry["format"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+            entry = _entry(line)
+            if entry is None:
                 _logger.warning("line %d of %s is torn or foreign; left out", number, self.path)
                 continue
-            if version > _FORMAT:
+            if (version := int(entry["format"])) > _FORMAT:
                 raise ValueError(
                     f"line {number} of {self.path} has format {version}, this version reads up to "
                     f"{_FORMAT}; update napari-stbn, or choose another output folder."
@@ -125,34 +123,58 @@ class Manifest:
         return {str(entry["output"]): entry for entry in self.read() if "output" in entry}
 
     def results(self) -> set[str]:
-        """Names of all files that batches wrote into this folder, or were about to."""
+        """Names of all files that batches wrote into this folder, or were about to.
+
+        Silent about lines that are no batch's: many programs keep a file of this name.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return set()
         written: set[str] = set()
         begun: set[str] = set()
-        for entry in self.read():
-            if "output" not in entry:
+        for entry in filter(None, map(_entry, content.split(b"\n"))):
+            if not isinstance(entry.get("output"), str):
                 continue
-            names = {str(entry["output"]), *map(str, entry.get("also") or ())}
+            also = entry.get("also")
+            names = {entry["output"], *(map(str, also) if isinstance(also, list) else ())}
             begun = begun | names if entry.get("status") == "started" else begun - names
             if entry.get("status") == "done":
                 written |= names
         return written | begun
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of a manifest; None of one that is torn or foreign."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        int(entry["format"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return entry
+
+
+def fingerprint(path: Path, parts: Sequence[Path] = ()) -> dict[str, Any]:
     """What tells a file, or a folder of files, from itself after a change.
+
+    Parameters
+    ----------
+    path : Path
+    parts : sequence of Path
+        All files of a movie that lies in several.
 
     Returns
     -------
     dict
-        ``input`` (the absolute path), ``bytes`` and ``modified`` [ns], in a folder of all its
-        files; ``bytes`` is -1 where there is none.
+        ``input`` (the absolute path), ``bytes`` and ``modified`` [ns], in a folder and of a movie
+        in several files of all of them; ``bytes`` is -1 where there is none.
     """
     path = path.absolute()
     try:
         files = (
             [Path(root, name) for root, _, names in os.walk(path) for name in names]
             if path.is_dir()
-            else [path]
+            else parts or [path]
         )
         states = [file.stat() for file in files]
     except OSError:

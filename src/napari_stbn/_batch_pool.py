@@ -7,7 +7,7 @@ import os
 import queue
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -248,8 +248,21 @@ def _local(count: int, gpus: list[str]) -> Generator[tuple[Any, Callable[[], obj
                 f"the workers could not be started ({error}); try --workers 0, which needs none"
             ) from error
         with cluster, Client(cluster, set_as_default=False) as client:
-            # It begins those anew that are missing: dask gives up one that is slow to come back.
-            yield client, lambda: cluster.scale(count)
+            try:
+                # It begins those anew that are missing: dask gives up one that comes back slowly.
+                yield client, lambda: cluster.scale(count)
+            except (KeyboardInterrupt, GeneratorExit):
+                _end_workers(cluster)
+                raise
+
+
+def _end_workers(cluster: Any) -> None:
+    """End the workers of a batch that was stopped: dask would wait five seconds for their jobs."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        with suppress(psutil.Error):
+            if nanny.pid is not None:
+                psutil.Process(nanny.pid).kill()
 
 
 @contextmanager

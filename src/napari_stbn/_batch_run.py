@@ -158,16 +158,19 @@ class BatchRun:
         by_key = {entry.get("key"): entry for entry in last.values() if _is_done(entry)}
         outcomes, pending = [], []
         for movie in movies:
-            found = fingerprint(movie.source)
+            found = fingerprint(movie.source, movie.files)
             key = identity(found, parameters)
             done = by_key.get(key)
             if done is not None and not self.options.overwrite and self._is_there(done):
                 target = self.folder / done["output"]
-                outcomes.append(MovieOutcome(movie.source, target, "skipped"))
+                notes = tuple(done.get("notes", ()))
+                outcomes.append(MovieOutcome(movie.source, target, "skipped", notes=notes))
                 continue
-            # An output that the manifest began may be replaced; a movie that failed left none.
+            # An output that the manifest began may be replaced; a movie that failed left none. But
+            # what bears the name of its uncertainty may be the result of another movie.
             begun = last.get(movie.target.name, {}).get("status") == "started"
-            replace = self.options.overwrite or begun
+            other = _is_done(last.get(movie.uncertainty.name, {}))
+            replace = self.options.overwrite or (begun and not other)
             try:
                 check_writable(movie.target, overwrite=replace)
                 if self.options.uncertainty:

@@ -12,7 +12,7 @@ from ._lines import shown
 from ._tiff_pages import opened
 from ._words import counted
 
-__all__ = ["once_each"]
+__all__ = ["files_of", "once_each"]
 
 _logger = logging.getLogger(__name__)
 _ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
@@ -27,11 +27,22 @@ class _Image:
     number: int
 
 
-def once_each(sources: Sequence[Path], scene: int | None) -> list[Path]:
+def files_of(path: Path, scene: int | None) -> tuple[Path, ...]:
+    """All files that the image read from a file lies in, in the order of their names."""
+    image = _images_of(path, scene).get(path.resolve())
+    return (path,) if image is None else tuple(sorted(image.files))
+
+
+def once_each(sources: Sequence[Path], scene: int | None) -> dict[Path, tuple[Path, ...]]:
     """Files to open, one for each movie: of those that hold the same image, the first.
 
     Files whose own description knows no set, but which hold frames of a set that is opened, are
     left out as well: their pixels are denoised with it.
+
+    Returns
+    -------
+    dict of Path to tuple of Path
+        With all files that the movie lies in.
     """
     here = {source.resolve() for source in sources}
     known: dict[Path, _Image] = {}
@@ -52,8 +63,9 @@ def once_each(sources: Sequence[Path], scene: int | None) -> list[Path]:
             _logger.warning(
                 "%s and %s beside it are one movie", shown(source), counted(more, "file")
             )
-    kept = {*openers.values(), *(source for source in plain if source.resolve() not in members)}
-    return [source for source in sources if source in kept]
+    kept = {source: tuple(sorted(image.files)) for image, source in openers.items()}
+    kept |= {source: (source,) for source in plain if source.resolve() not in members}
+    return {source: kept[source] for source in sources if source in kept}
 
 
 def _images_of(path: Path, scene: int | None) -> dict[Path, _Image]:

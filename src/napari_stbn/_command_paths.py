@@ -27,7 +27,7 @@ def check_apart(inputs: Iterable[tuple[str, Path]], outputs: Mapping[str, Path])
     ------
     ValueError
         If two of them are the same file by any name (links, capital letters, relative), or one
-        lies in the folder that is the other.
+        lies in the Zarr that is the other.
     """
     for word, source in inputs:
         for option, path in outputs.items():
@@ -55,11 +55,12 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     FileNotFoundError, PermissionError
         There is no such folder, or nothing can be written to it.
     FileExistsError
-        There is something, and it is a folder or shall not be replaced.
+        There is something, and it is no file or shall not be replaced.
     """
     check_folder(through_links(path.absolute()).parent)
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder, so it is not replaced; choose another name.")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no file but a device or a pipe"
+        raise FileExistsError(f"{path} is {kind}, so it is not replaced; choose another name.")
     check_free(path, overwrite=overwrite)
 
 
@@ -93,6 +94,10 @@ def same_place(one: Path, other: Path) -> bool:
 
 
 def _nested(one: Path, other: Path) -> bool:
-    """Whether one path lies within the other, such as a file in a Zarr folder."""
+    """Whether one path lies within the other and that is a Zarr: read, or replaced, as a whole."""
+    from ._ome_zarr import is_zarr
+
     first, second = Path(os.path.realpath(one)), Path(os.path.realpath(other))
-    return first in second.parents or second in first.parents
+    if first in second.parents:
+        return is_zarr(first)
+    return second in first.parents and is_zarr(second)

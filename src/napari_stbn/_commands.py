@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._appearing import appearing
+from ._batch_sets import files_of
 from ._command_paths import check_apart, check_file, check_new_folder
 from ._lazy import lazy_part
 from ._lines import in_words, printable, shown
@@ -116,7 +117,8 @@ def _check_paths(options: argparse.Namespace) -> None:
         "--checkpoint": _checkpoint(options) if options.model is None else None,
     }
     named = {option: path for option, path in outputs.items() if path is not None}
-    check_apart([("the input", options.input), *read_beside(options)], named)
+    files = [("the input", path) for path in files_of(options.input, options.scene)]
+    check_apart([*files, *read_beside(options)], named)
     for option, path in named.items():
         if option in ("--output", "--uncertainty"):
             check_writable(path, overwrite=options.force)
@@ -134,7 +136,7 @@ def read_beside(options: argparse.Namespace) -> list[tuple[str, Path]]:
 
 def _checkpoint(options: argparse.Namespace) -> Path:
     """Where the state of a run is kept."""
-    path: Path = options.checkpoint or options.output.with_name(f"{options.output.name}.fit")
+    path: Path = options.checkpoint or options.output.parent / f"{options.output.name}.fit"
     return path
 
 
@@ -162,7 +164,7 @@ def _unfinished(
                 f"{path} holds what is left of a run that did not end; add --resume to go on with "
                 "it, or --force to begin anew"
             )
-        unfinished.remove()
+        unfinished.discard()
     return unfinished
 
 
@@ -271,6 +273,11 @@ def read_input(options: argparse.Namespace) -> tuple[Stack, np.dtype[Any]]:
     if options.frames is not None:
         if "T" not in stack.axes:
             raise ValueError(f"--frames needs a time axis, this file has axes {stack.axes}")
+        if not range(stack.n_frames)[options.frames]:
+            raise ValueError(
+                f"--frames takes none of the {counted(stack.n_frames, 'frame')} of this movie; the "
+                "first is 0, the end is not taken, and 0: takes all"
+            )
         index = tuple(options.frames if axis == "T" else slice(None) for axis in stack.axes)
         stack = stack.like(lazy_part(stack.array, index))
     if options.camera is not None:

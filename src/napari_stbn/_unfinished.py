@@ -88,6 +88,23 @@ class Unfinished:
         except OSError as error:
             _logger.warning("the fitted model was not kept in %s: %s", self.path, error)
 
+    def discard(self) -> None:
+        """Delete what an earlier run left, to begin anew.
+
+        Raises
+        ------
+        ValueError
+            If the file is something else, which is kept.
+        """
+        try:
+            read_model_file(self.path)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is not what a run has left, so it is not replaced; move it away, or "
+                "choose another name for the state of the fit (--checkpoint)."
+            ) from error
+        self.remove()
+
     def remove(self) -> None:
         """Delete the file of a run that is done."""
         self.path.unlink(missing_ok=True)

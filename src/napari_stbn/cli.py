@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -18,6 +19,9 @@ from ._lines import in_words, printable
 __all__ = ["main"]
 
 _HANDLER = "napari-stbn command line"
+_STOPPED = 130
+_NOTHING = "nothing was written"
+Handler = Callable[[int, FrameType | None], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,28 +39,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         when the input, the options or the output would not do (one sentence on the error stream),
         130 when stopped.
     """
+    with _on_signals(_end_at_once):
+        from ._command_options import parser  # torch takes seconds to load
     try:
-        with _stopped_by_signals():
-            return _run(arguments)
+        with _on_signals(_stopping()):
+            return _run(parser(), arguments)
     except (ValueError, OSError, MemoryError, FloatingPointError) as error:
         if isinstance(error, BrokenPipeError):  # `napari-stbn info x | head -1`
             return _nobody_reads()
         print(f"napari-stbn: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"napari-stbn: stopped; {str(stop) or 'nothing was written'}", file=sys.stderr)
-        return 130
+        print(f"napari-stbn: stopped; {str(stop) or _NOTHING}", file=sys.stderr)
+        return _STOPPED
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     """Read the options, do what they say, and print all of it."""
-    from ._command_options import parser  # seconds, in which Ctrl-C is heard already
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # letters that a console does not know
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = parser().parse_args(arguments)
+        options = parser.parse_args(arguments)
         _log(options.verbose)
         return options.run(options) or 0
     finally:
@@ -90,20 +94,40 @@ def _log(verbose: bool) -> None:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Take the end of a batch job (SIGTERM) as Ctrl-C is taken: temporary files are removed."""
+def _on_signals(handler: Handler) -> Iterator[None]:
+    """Hear Ctrl-C, and the end of a batch job (SIGTERM) like it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before: Any = signal.signal(signal.SIGTERM, stop)
+    before: dict[int, Any] = {
+        number: signal.signal(number, handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as `nohup` and `&` of scripts ask for
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    """End while modules are loaded: libraries take an exception there for a fault of theirs."""
+    os.write(2, f"napari-stbn: stopped; {_NOTHING}\n".encode())
+    os._exit(_STOPPED)
+
+
+def _stopping() -> Handler:
+    """What raises KeyboardInterrupt, so that temporary files are removed; a second ends at once."""
+    stops: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stops.append(number)
+        if len(stops) > 1:  # something holds it up
+            os._exit(_STOPPED)
+        raise KeyboardInterrupt
+
+    return stop
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ def read(
         There is no such file.
     IsADirectoryError
         It is a folder, but no Zarr.
+    PermissionError
+        It is a folder that cannot be looked into.
     ValueError
         The format is unknown, the file is truncated, damaged or foreign, `axes` do not fit it, or
         there is no such scene.
@@ -70,6 +72,10 @@ def read(
     if path.is_dir():
         from napari_stbn._ome_zarr import is_zarr, read_ome_zarr
 
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise PermissionError(
+                f"the folder {path} cannot be looked into; ask its owner, or choose another one."
+            )
         if ending != ".zarr" and not is_zarr(path):
             raise IsADirectoryError(
                 f"{path} is a folder; give a file ({', '.join(READABLE)}) or an OME-Zarr folder."

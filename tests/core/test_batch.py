@@ -354,6 +354,35 @@ def test_results_of_a_batch_are_no_movies_unless_named(
         find_movies(f"{out}/a*.zarr", tmp_path / "o", ".tif")
 
 
+def test_a_shell_names_results_of_this_folder_and_they_are_left_out(
+    movies: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it does when `batch in/*.tif -o in --ending .ome.tif` is run for the second time."""
+    chosen = options(ending=".ome.tif")
+    denoise_many([movies / "a.tif"], movies, chosen)
+    outcomes = denoise_many(sorted(movies.glob("[ab].*tif")), movies, chosen)
+    assert statuses(outcomes) == {"a.tif": "skipped", "b.tif": "done"}
+    assert "1 earlier result of this batch left out" in caplog.text
+    with pytest.raises(ValueError, match="are results of a batch in"):
+        find_movies(movies / "a.ome.tif", movies, ".npy")
+
+
+def test_a_movie_is_one_by_any_way_to_its_folder(movies: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(movies)
+    ways = [movies / "a.tif", movies / ".." / "in" / "a.tif", tmp_path / "link" / "a.tif"]
+    (found,) = find_movies(ways, tmp_path / "o", ".tif")
+    assert (found.source, found.target.name) == (movies / "a.tif", "a.tif")
+
+
+@pytest.mark.parametrize("line", ['{"format": 99, "output": "a.tif"}', '{"format": "tiff"}', "[]"])
+def test_a_manifest_of_another_program_beside_movies_is_nobodys_business(
+    movies: Path, tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (movies / FILE_NAME).write_text(f"{line}\n" * 3)
+    assert len(find_movies(f"{movies}/[b].tif", tmp_path / "o", ".tif")) == 1
+    assert not caplog.text
+
+
 def test_the_manifest_tells_what_a_batch_wrote(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path / FILE_NAME)
     for output, *statuses_of in (
@@ -366,6 +395,18 @@ def test_the_manifest_tells_what_a_batch_wrote(tmp_path: Path) -> None:
             manifest.append({"output": output, "status": status, "also": [f"std {output}"]})
     written = {"done.tif", "killed.tif", "done then failed.tif"}
     assert manifest.results() == written | {f"std {name}" for name in written}
+
+
+def test_a_result_is_kept_that_is_called_like_an_uncertainty(movies: Path, tmp_path: Path) -> None:
+    """Of the movie whose run was killed it would have been the second file."""
+    out = tmp_path / "out"
+    movie = (movies / "b.tif").rename(movies / "a_uncertainty.tif")
+    assert denoise_many(movie, out, options())[0].status == "done"
+    before = (out / "a_uncertainty.tif").read_bytes()
+    Manifest(out / FILE_NAME).append({"output": "a.tif", "status": "started"})
+    (outcome,) = denoise_many(movies / "a.tif", out, options(uncertainty=True))
+    assert (outcome.status, "exists" in outcome.error) == ("failed", True)
+    assert (out / "a_uncertainty.tif").read_bytes() == before
 
 
 def test_a_movie_in_the_place_of_a_failed_result_is_kept(movies: Path, tmp_path: Path) -> None:
@@ -423,7 +464,7 @@ def test_a_folder_that_cannot_be_read_fails_and_stops_no_other(
     assert sorted(movie.source.name for movie in found) == expected
     (outcome,) = denoise_many(movies / "closed", tmp_path / "o", options())
     assert outcome.status == "failed"
-    assert "closed" in outcome.error
+    assert "closed cannot be looked into; ask its owner" in outcome.error
 
 
 def _set_of_files(folder: Path, positions: int) -> list[Path]:
@@ -463,6 +504,10 @@ def test_a_movie_in_many_files_is_denoised_once(
     assert found_one.source == paths[1]
     with pytest.raises(ValueError, match="take the place of an input"):
         find_movies(paths, tmp_path, ".ome.tif")
+    (movie,) = find_movies(paths[1], tmp_path / "o", ".tif")
+    before = fingerprint(movie.source, movie.files)
+    os.utime(paths[3], ns=(1, before["modified"] + 1))
+    assert fingerprint(movie.source, movie.files) != before
 
 
 def test_what_was_guessed_is_told_and_images_can_be_chosen(
@@ -474,6 +519,8 @@ def test_what_was_guessed_is_told_and_images_can_be_chosen(
             tif.write(position, metadata={"axes": "TYX"}, photometric="minisblack")
     (outcome,) = denoise_many(path, tmp_path / "out", options())
     assert any("The file holds 2 images" in note for note in outcome.notes)
+    (again,) = denoise_many(path, tmp_path / "out", options())
+    assert (again.status, again.notes) == ("skipped", outcome.notes)
     (outcome,) = denoise_many(path, tmp_path / "second", options(scene=1))
     assert read(tmp_path / "second" / "positions.tif").shape == (4, 16, 20)
     assert not any("holds 2 images" in note for note in outcome.notes)
@@ -632,6 +679,22 @@ def test_a_worker_that_is_killed_loses_nothing(movies: Path, tmp_path: Path) -> 
     assert not child_workers(), "no worker is left behind"
     again = denoise_many(movies, out, options(settings=long, workers=2))
     assert list(statuses(again).values()).count("skipped") == 4
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_stop_waits_for_no_job() -> None:
+    """dask itself would wait five seconds for a worker that is busy."""
+    began = 0.0
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _batch_pool.open_pool(None, 1, device="cpu", jobs=1, need=0) as pool,
+    ):
+        pool.submit("long", time.sleep, 60)
+        time.sleep(0.5)
+        began = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 4
+    assert not child_workers()
 
 
 @pytest.mark.usefixtures("workers")

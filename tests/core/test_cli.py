@@ -261,6 +261,71 @@ def test_a_folder_in_the_place_of_a_file_is_said_before_the_fit(
     assert "is a folder" in refused(["denoise", gray, *arguments], capsys)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are others there")
+@pytest.mark.usefixtures("no_fit")
+@pytest.mark.parametrize("option", ["--report", "--save-model", "--checkpoint"])
+def test_a_pipe_or_device_is_not_replaced(
+    gray: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    given = ["-o", tmp_path / "o.tif", option, pipe, "--force"]
+    assert "is no file but a device or a pipe" in refused(["denoise", gray, *given], capsys)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_another_file_of_the_inputs_set_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An OME-TIFF movie may lie in several files, each of which names them all."""
+    names = [f"t{t}.ome.tif" for t in range(2)]
+    identities = [f"urn:uuid:00000000-0000-0000-0000-00000000000{t}" for t in range(2)]
+    parts = "".join(
+        f'<TiffData FirstT="{t}" IFD="0" PlaneCount="1"><UUID FileName="{name}">{identity}</UUID>'
+        "</TiffData>"
+        for t, (name, identity) in enumerate(zip(names, identities, strict=True))
+    )
+    for frame, name, identity in zip(NOISY, names, identities, strict=False):
+        described = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{identity}"><Image ID="Image:0"><Pixels ID="Pixels:0" Type="uint16" '
+            'DimensionOrder="XYZCT" SizeX="20" SizeY="24" SizeC="1" SizeZ="1" SizeT="2">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{parts}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / name, frame, description=described, metadata=None)
+    second = tmp_path / names[1]
+    before = second.read_bytes()
+    said = refused(["denoise", tmp_path / names[0], "-o", second, "--force", *QUICK], capsys)
+    assert "--output would take the place of the input" in said
+    assert second.read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_a_file_that_is_no_state_of_a_fit_is_kept(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dear = tmp_path / "out.tif.fit"
+    dear.write_text("a fit of my own")
+    said = refused(["denoise", gray, "-o", tmp_path / "out.tif", "--force", *QUICK], capsys)
+    assert "is not what a run has left" in said
+    assert dear.read_text() == "a fit of my own"
+
+
+@pytest.mark.usefixtures("no_fit")
+def test_slips_of_the_fingers_are_one_sentence(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.tif"
+    for arguments, sentence in (
+        ([gray, "-o", "."], ". has the unknown ending of no kind; choose one of .tif"),
+        ([tmp_path, "-o", out], "is a folder; give a file"),
+        ([gray, "-o", out, "--frames", "9:"], "--frames takes none of the 4 frames"),
+        ([gray, "-o", out, "--frames", "3:1"], "--frames takes none of the 4 frames"),
+    ):
+        assert sentence in refused(["denoise", *arguments, *QUICK], capsys)
+
+
 @pytest.mark.usefixtures("no_fit")
 @pytest.mark.parametrize("option", ["-o", "--report", "--save-model", "--checkpoint"])
 def test_a_folder_that_takes_no_files_is_said_before_the_fit(
