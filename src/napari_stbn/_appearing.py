@@ -11,21 +11,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["appearing", "through_links"]
+__all__ = ["appearing", "check_free", "through_links"]
 
 # No room, more than the quota, larger than files may be
 _FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 
 @contextmanager
-def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
+def appearing(path: Path, still_free: Callable[[], None], *, ending: str = "") -> Iterator[Path]:
     """A name to write to; what is there takes the place of `path` when the block ends well.
 
     `still_free` raises where `path` must not be replaced: someone may have written it meanwhile.
-    Where `path` is a link, what it leads to is replaced.
+    Where `path` is a link, what it leads to is replaced. `ending` is for writers that look at it.
     """
     path = through_links(path)
-    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial{ending}")
     try:
         yield partial
         still_free()
@@ -42,6 +42,18 @@ def appearing(path: Path, still_free: Callable[[], None]) -> Iterator[Path]:
         ) from error
     finally:
         _remove(partial)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise where there is something that shall not be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        With the way out.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name or pass overwrite=True.")
 
 
 def through_links(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,20 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> str:
             f" with {len(letters)}; give one letter per dimension."
         )
     return letters
+
+
+def check_names(names: Sequence[str], axes: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of the channels, or raise unless there are none or one for each.
+
+    Raises
+    ------
+    ValueError
+        There are more or fewer.
+    """
+    count = shape[axes.index("C")] if "C" in axes else 1
+    if names and len(names) != count:
+        raise ValueError(f"channel_names must be {count}, one for each channel, got {len(names)}.")
+    return tuple(names)
 
 
 def guess_axes(

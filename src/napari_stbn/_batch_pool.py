@@ -15,7 +15,7 @@ import psutil
 
 from .devices import free_memory, resolve_device
 
-__all__ = ["Answer", "Here", "Pool", "open_pool", "silent"]
+__all__ = ["Answer", "Here", "Pool", "open_pool"]
 
 _logger = logging.getLogger(__name__)
 _LOST = "the connection to the scheduler was lost; run the same command again to go on"
@@ -231,7 +231,7 @@ def _local(count: int, gpus: list[str]) -> Generator[tuple[Any, Callable[[], obj
     where = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": ":0"}
     _logger.info("%d workers with %d threads each", count, options["nthreads"])
     with (
-        silent(logging.getLogger("distributed")),
+        _silent(logging.getLogger("distributed")),
         dask.config.set(
             {
                 "distributed.scheduler.allowed-failures": _DEATHS,
@@ -266,7 +266,7 @@ def _end_workers(cluster: Any) -> None:
 
 
 @contextmanager
-def silent(logger: logging.Logger) -> Generator[None, None, None]:
+def _silent(logger: logging.Logger) -> Generator[None, None, None]:
     """Keep a library from telling at length what the outcomes tell in a sentence."""
     level = logger.level
     logger.setLevel(logging.CRITICAL)

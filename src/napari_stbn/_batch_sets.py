@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tifffile
-
-from ._batch_pool import silent
 from ._lines import counted, shown
+from ._tiff_pages import opened
 
 __all__ = ["files_of", "once_each"]
 
@@ -74,7 +72,7 @@ def _images_of(path: Path, scene: int | None) -> dict[Path, _Image]:
     if path.suffix.lower() not in _ENDINGS:
         return {}
     try:
-        with silent(logging.getLogger("tifffile")), tifffile.TiffFile(path) as tif:
+        with opened(path) as tif:
             if not tif.is_ome or len(set(_FILE_NAME.findall(tif.ome_metadata or ""))) < 2:
                 return {}
             held = [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ._appearing import appearing
 
 __all__ = ["write_package"]
 
@@ -31,6 +31,7 @@ def write_package(
     name: str,
     authors: Sequence[str],
     flow: str,
+    still_free: Callable[[], None],
 ) -> None:
     """Write a package, whole or not at all.
 
@@ -49,6 +50,8 @@ def write_package(
         What comes out: denoised, and its uncertainty where there is one.
     name, authors, flow
         As in `napari_stbn.export.export_bioimageio`; the flow that the model was fitted with.
+    still_free : callable
+        Raises where `path` must not be replaced.
 
     Raises
     ------
@@ -118,14 +121,9 @@ def write_package(
     except ValueError as error:
         said = " ".join(str(error).split())[:400]
         raise ValueError(f"the model cannot be described in the format: {said}") from error
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".zip")
-    os.close(handle)
-    try:
-        save_bioimageio_package(model, output_path=Path(temporary))
-        _check(Path(temporary))
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with appearing(path, still_free, ending=".zip") as unfinished:
+        save_bioimageio_package(model, output_path=unfinished)
+        _check(unfinished)
 
 
 def _check(path: Path) -> None:

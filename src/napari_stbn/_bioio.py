@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
-from napari_stbn.stack import Stack
+from napari_stbn._described import Description, described_stack
+from napari_stbn._scenes import SceneError, scene_number, scenes_note
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from napari_stbn.stack import Stack
 
 __all__ = ["FOREIGN", "read_bioio"]
 
@@ -80,6 +82,7 @@ def read_bioio(path: Path, axes: str | None, name: str, scene: int | None = None
         array = image.dask_data
         sizes = image.physical_pixel_sizes
         interval = _seconds(getattr(image, "time_interval", None))
+        channels = getattr(image, "channel_names", None) or ()
     except (OSError, MemoryError, SceneError):
         raise
     except Exception as error:  # no plugin, or one that cannot read this file: each has its own
@@ -91,15 +94,15 @@ def read_bioio(path: Path, axes: str | None, name: str, scene: int | None = None
         length > 1 or letter in "YX" for letter, length in zip(letters, array.shape, strict=True)
     )
     known = {axis: getattr(sizes, axis, None) for axis in "ZYX"}
-    stack = Stack(
-        _Pixels(array, path, kept),
-        axes,
-        pixel_size={axis: float(size) for axis, size in known.items() if size and size > 0},
+    said = Description(
+        {axis: float(size) for axis, size in known.items() if size and size > 0},
         frame_interval=interval,
-        name=name,
-        hint="".join(letter for letter, keep in zip(letters, kept, strict=True) if keep),
+        channels=[str(channel) for channel in channels],
     )
-    return add_to_guess(stack, scenes_note(scene, scenes, number, "first"))
+    hint = "".join(letter for letter, keep in zip(letters, kept, strict=True) if keep)
+    note = scenes_note(scene, scenes, number, "first")
+    pixels = _Pixels(array, path, kept)
+    return described_stack(pixels, axes, said, name=name, hint=hint, notes=[note])
 
 
 def _seconds(interval: Any) -> float | None:

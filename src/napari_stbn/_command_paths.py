@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
-from ._appearing import through_links
+from ._appearing import check_free, through_links
 from .io import check_folder
 
 __all__ = ["check_apart", "check_file", "check_new_folder", "same_place"]
@@ -61,8 +61,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no file but a device or a pipe"
         raise FileExistsError(f"{path} is {kind}, so it is not replaced; choose another name.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name or pass --force")
+    check_free(path, overwrite=overwrite)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -58,6 +58,9 @@ def _denoise(options: argparse.Namespace, written: list[Path]) -> None:
     """Read, fit, denoise; what is written is added to `written` as soon as it is there."""
     stack, recorded = read_input(options)
     dtype = recorded if options.keep_dtype else np.dtype(np.float32)
+    for path, kind in ((options.output, dtype), (options.uncertainty, np.dtype(np.float32))):
+        if path is not None:
+            check_writable(path, overwrite=options.force, dtype=kind, axes=stack.axes)
     settings = settings_of(options)
     if options.model is not None:
         denoiser = Denoiser.load(options.model, device=options.device)

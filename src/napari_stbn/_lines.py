@@ -27,6 +27,12 @@ _SAID: Final = {
     **({errno.EDQUOT: _FULL} if hasattr(errno, "EDQUOT") else {}),  # Windows has no quota
 }
 
+_OPTIONS: Final = {
+    "pass overwrite=True": "pass --force",
+    'set "axes"': "give --axes",
+    'Set "axes"': "Give --axes",
+}
+
 
 def in_words(error: BaseException) -> str:
     """What went wrong, on one line and without the number that the system has for it."""
@@ -49,7 +55,13 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text with line breaks, control characters and broken letters written as escapes."""
+    """A text for the terminal.
+
+    Line breaks, control characters and broken letters are written as escapes, and what a text tells
+    users of Python to pass is told as an option.
+    """
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

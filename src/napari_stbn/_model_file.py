@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from ._appearing import appearing, check_free
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
@@ -47,18 +48,13 @@ def write_model_file(path: Path, model: ModelFile, *, overwrite: bool) -> Path:
     OSError
         If the folder is missing or cannot be written to.
     """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name or pass overwrite=True")
+    still_free = partial(check_free, path, overwrite=overwrite)
+    still_free()
     header = json.dumps({"format_version": FORMAT_VERSION, **model.header}, allow_nan=False)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(dict(model.weights), temporary, metadata={_KEY: header})
-        Path(temporary).replace(path)
-    except SafetensorError as error:  # a full drive, in the words of another language
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    # As bytes: what the library writes to a file by itself may be read by its owner alone.
+    content = save(dict(model.weights), metadata={_KEY: header})
+    with appearing(path, still_free) as unfinished:
+        unfinished.write_bytes(content)
     return path
 
 

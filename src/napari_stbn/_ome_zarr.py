@@ -1,29 +1,24 @@
-"""OME-Zarr 0.4 and 0.5 (and plain Zarr arrays): the first and largest level of an image."""
+"""Read OME-Zarr 0.4 and 0.5 (and plain Zarr arrays): the first and largest level of an image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from napari_stbn._blocks import blocks
+from napari_stbn._described import Description, described_stack, interval_in_seconds
 from napari_stbn._scenes import SceneError, add_to_guess, scene_number, scenes_note
-from napari_stbn._units import Scale, micrometres, seconds
-from napari_stbn.stack import Stack, cast_like
+from napari_stbn._units import micrometres
+from napari_stbn._zarr_chunks import absent_frames
+from napari_stbn.stack import Stack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_VERSION: Final = "0.5"
-_CHUNK_SIDE: Final = 512  # px
-_SMALLEST_LEVEL: Final = 512  # px; frames larger than this get levels of lower resolution
-_CHUNK_BYTES: Final = 2**20
-_KINDS: Final = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 _MARKERS: Final = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
@@ -43,7 +38,8 @@ def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = N
         if isinstance(node, zarr.Array):
             scene_number(path, scene, 1)
             hint = _plain_axes(node)
-            return Stack(ZarrArray(node, path), axes, name=name, hint=hint)
+            stack = Stack(ZarrArray(node, path), axes, name=name, hint=hint)
+            return add_to_guess(stack, absent_frames(node, path, stack.axes))
         images = list(_images(node))
         if not images:
             raise ValueError("it holds no image (no multiscales metadata)")
@@ -51,7 +47,7 @@ def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = N
         group, image = images[number]
         level = image["datasets"][0]
         array = group[level["path"]]
-        letters, scale = _scale(image, level)
+        letters, description = _describe(group, image, level)
     except (OSError, SceneError):
         raise
     except Exception as error:  # JSON, key and codec errors of zarr
@@ -62,16 +58,10 @@ def read_ome_zarr(path: Path, axes: str | None, name: str, scene: int | None = N
         ) from error
     if not isinstance(array, zarr.Array):
         raise ValueError(f"{path} names no array as its first level; export it again.")
-    stack = Stack(
-        ZarrArray(array, path),
-        axes,
-        pixel_size=scale.pixel_size,
-        unit=scale.unit,
-        frame_interval=scale.frame_interval,
-        name=name,
-        hint=letters,
-    )
-    return add_to_guess(stack, scenes_note(scene, len(images), number, "first"))
+    note = scenes_note(scene, len(images), number, "first")
+    pixels = ZarrArray(array, path)
+    stack = described_stack(pixels, axes, description, name=name, hint=letters, notes=[note])
+    return add_to_guess(stack, absent_frames(array, path, stack.axes))
 
 
 def _images(node: zarr.Group) -> Iterator[tuple[zarr.Group, Mapping[str, Any]]]:
@@ -110,11 +100,13 @@ def _plain_axes(array: zarr.Array[Any]) -> str | None:
     return "".join(str(name or "?")[0].upper() for name in names)
 
 
-def _scale(image: Mapping[str, Any], level: Mapping[str, Any]) -> tuple[str | None, Scale]:
-    """Axes letters and physical scale of one resolution level."""
-    axes = image.get("axes")
+def _describe(
+    group: zarr.Group, image: Mapping[str, Any], level: Mapping[str, Any]
+) -> tuple[str | None, Description]:
+    """Axes letters of one resolution level, and what is said of it."""
+    axes, channels = image.get("axes"), _channel_names(group)
     if not axes:
-        return None, Scale()  # before version 0.3
+        return None, Description(channels=channels)  # before version 0.3
     names = [axis if isinstance(axis, str) else axis["name"] for axis in axes]
     letters = "".join(str(name)[0].upper() for name in names)
     scale = np.ones(len(names))
@@ -123,18 +115,28 @@ def _scale(image: Mapping[str, Any], level: Mapping[str, Any]) -> tuple[str | No
             if transformation.get("type") == "scale" and "scale" in transformation:
                 scale *= np.asarray(transformation["scale"], np.float64)
     sizes: dict[str, float] = {}
-    interval, space_unit = None, "µm"
+    interval, note, space_unit = None, "", "µm"
     for letter, axis, size in zip(letters, axes, scale, strict=True):
         unit = "" if isinstance(axis, str) else axis.get("unit") or ""
         if (not unit and size == 1) or not 0 < size < math.inf:
             continue  # written so where the size is not known
         if letter == "T":
-            interval = float(size) * (seconds(unit) or 1.0)
+            interval, note = interval_in_seconds(float(size), unit or "second")
         elif letter in "ZYX":
             factor = micrometres(unit or "µm")
             space_unit = "µm" if factor else unit
             sizes[letter] = float(size) * (factor or 1.0)
-    return letters, Scale(sizes, space_unit, interval)
+    return letters, Description(sizes, space_unit, interval, channels, note)
+
+
+def _channel_names(group: zarr.Group) -> list[str]:
+    """Labels of the channels, where the image has them: they are a help for viewers."""
+    rendering = _attributes(group).get("omero")
+    channels = rendering.get("channels") if isinstance(rendering, Mapping) else None
+    if not isinstance(channels, Sequence) or isinstance(channels, str):
+        return []
+    labels = [one.get("label") if isinstance(one, Mapping) else None for one in channels]
+    return [label if isinstance(label, str) else "" for label in labels]
 
 
 class ZarrArray:
@@ -188,122 +190,3 @@ class ZarrArray:
     ) -> npt.NDArray[Any]:
         """Read everything."""
         return self[...].astype(dtype or self.dtype, copy=False)
-
-
-def write_ome_zarr(path: Path, stack: Stack, *, name: str) -> None:
-    """Write a stack as OME-Zarr 0.5, with a pyramid of resolutions where frames are large."""
-    image = create_ome_zarr(path, stack, name=name)
-    for where, block in blocks(stack, image.own, whole=2, multiples={"T": image.frames}):
-        image.write(where, block)
-
-
-@dataclass(frozen=True)
-class ZarrImage:
-    """An OME-Zarr image that is being written.
-
-    Attributes
-    ----------
-    levels : list of zarr.Array
-        From full resolution down; each half as high and wide as the one before.
-    own : str
-        Axes, with the stack's own letters.
-    frames : int
-        Of a chunk.
-    outline : Stack
-        In that order of axes.
-    """
-
-    levels: list[zarr.Array[Any]]
-    own: str
-    frames: int
-    outline: Stack
-
-    def write(self, where: tuple[int | slice, ...], block: npt.NDArray[Any]) -> None:
-        """Write whole frames (..., Y, X) to all levels."""
-        for level in self.levels:
-            height, width = block.shape[-2:]
-            level[(*where[:-2], slice(0, height), slice(0, width))] = block
-            if level is not self.levels[-1]:
-                block = _halved(block)
-
-    def put(self, channel: int, plane: int, start: int, frames: npt.NDArray[Any]) -> None:
-        """Write frames (T', Y, X) of one movie."""
-        where = self.outline.index(channel, plane, T=slice(start, start + len(frames)))
-        self.write(where, frames)
-
-
-def create_ome_zarr(path: Path, stack: Stack, *, name: str) -> ZarrImage:
-    """Make an OME-Zarr image with the shape and scale of a stack, to be filled."""
-    if {"C", "S"} <= set(stack.axes):
-        raise ValueError(
-            f"OME-Zarr has one channel axis and the stack has C and S (axes {stack.axes}); join "
-            "them first."
-        )
-    own = "".join(a for a in "TCSZYX" if a in stack.axes)
-    axes = own.replace("S", "C")  # colour samples are channels there
-    shape = tuple(stack.size(axis) for axis in own)
-    sides = {axis: min(stack.size(axis), _CHUNK_SIDE) for axis in "YX"}
-    frames = _CHUNK_BYTES // (sides["Y"] * sides["X"] * stack.dtype.itemsize)
-    sides["T"] = min(stack.n_frames, max(1, frames))
-    group = zarr.create_group(path, zarr_format=3)
-    shapes = [shape]
-    while stack.dtype.kind in "iuf" and max(shapes[-1][-2:]) > _SMALLEST_LEVEL:
-        height, width = (side // 2 for side in shapes[-1][-2:])
-        if min(height, width) == 0:
-            break
-        shapes.append((*shape[:-2], height, width))
-    levels = [
-        group.create_array(
-            str(number),
-            shape=each,
-            dtype=stack.dtype,
-            chunks=tuple(min(n, sides.get(axis, 1)) for axis, n in zip(axes, each, strict=True)),
-            dimension_names=[axis.lower() for axis in axes],
-        )
-        for number, each in enumerate(shapes)
-    ]
-    factors = {"T": stack.frame_interval, **stack.pixel_size}
-    scale = [factors.get(axis) or 1.0 for axis in axes]
-    group.attrs["ome"] = {
-        "version": _VERSION,
-        "multiscales": [
-            {
-                "name": stack.name or name,
-                "axes": [_axis(axis, stack) for axis in axes],
-                "datasets": [
-                    {"path": str(number), "coordinateTransformations": _placed(scale, 2**number)}
-                    for number in range(len(levels))
-                ],
-            }
-        ],
-    }
-    outline = Stack(np.broadcast_to(np.zeros((), stack.dtype), shape), own)
-    return ZarrImage(levels, own, sides["T"], outline)
-
-
-def _placed(scale: list[float], times: int) -> list[dict[str, Any]]:
-    """Scale of a level whose pixels are so many times as large, and where its first one lies."""
-    larger = [*scale[:-2], *(times * size for size in scale[-2:])]
-    placed: list[dict[str, Any]] = [{"type": "scale", "scale": larger}]
-    if times > 1:  # pixels are placed by their middle
-        shift = [0.0] * (len(scale) - 2) + [(times - 1) / 2 * size for size in scale[-2:]]
-        placed.append({"type": "translation", "translation": shift})
-    return placed
-
-
-def _halved(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Means of 2 x 2 pixels; an odd last row or column is left out."""
-    height, width = (side // 2 for side in block.shape[-2:])
-    even = block[..., : 2 * height, : 2 * width]
-    squares = even.reshape(*block.shape[:-2], height, 2, width, 2)
-    return cast_like(squares.mean((-3, -1)), block.dtype)
-
-
-def _axis(axis: str, stack: Stack) -> dict[str, str]:
-    """Describe one axis; without a unit where the scale is not known."""
-    described = {"name": axis.lower(), "type": _KINDS[axis]}
-    if axis == "T" and stack.frame_interval:
-        described["unit"] = "second"
-    elif axis in stack.pixel_size:
-        described["unit"] = "micrometer" if stack.unit == "µm" else stack.unit
-    return described

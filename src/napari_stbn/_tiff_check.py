@@ -24,6 +24,10 @@ _OFFSETS: Final = (273, 324)  # where the strips or tiles of a page begin
 _COUNTS: Final = (279, 325)  # how many bytes each has
 
 
+class CutOffError(ValueError):
+    """A file has lost its end."""
+
+
 @dataclass(frozen=True)
 class _Layout:
     """How a file writes its numbers: byte order, and widths of classic TIFF or BigTIFF."""
@@ -79,6 +83,32 @@ def check_complete(path: Path) -> None:
             _check_page(file, tags, layout, size)
     if not seen:
         raise ValueError("it holds no page")
+
+
+def check_one_page(path: Path, claimed: int, offset: int, frame_bytes: int) -> None:
+    """Raise where frames that follow each other behind one page, as ImageJ writes them, lack.
+
+    Parameters
+    ----------
+    path : Path
+    claimed : int
+        Frames that the description names.
+    offset : int
+        Where the first one begins [bytes].
+    frame_bytes : int
+
+    Raises
+    ------
+    CutOffError
+        Something follows the first frame, and not all of them are whole. A file that ends with its
+        first frame is one frame with a description of more.
+    """
+    whole, rest = divmod(path.stat().st_size - offset, max(1, frame_bytes))
+    if whole < claimed and (whole > 1 or rest):
+        raise CutOffError(
+            f"{path} is cut off: its description names {claimed} frames and {whole} of them are "
+            "whole; copy it again from its source, or save what Fiji still shows of it."
+        )
 
 
 def _header(file: BinaryIO) -> tuple[_Layout, int]:

@@ -1,13 +1,13 @@
-"""Pixel size and frame interval in the metadata of TIFF files."""
+"""Pixel size, frame interval and names in the metadata of TIFF files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from xml.etree import ElementTree as ET
 
-import numpy as np
-
-from napari_stbn._units import Scale, micrometres, seconds
+from napari_stbn._described import Description, interval_in_seconds
+from napari_stbn._ome_xml import describe_ome, positive
+from napari_stbn._units import micrometres, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 _CENTIMETRE: Final = 3  # value of the TIFF tag ResolutionUnit
 _LARGEST_PIXEL: Final = 1000.0  # µm; a plain TIFF that claims more holds a printer's default
-_OME_UNITS: Final = ("pixel", "reference frame")
 
 
 def imagej_metadata(stack: Stack) -> dict[str, Any]:
-    """Entries of an ImageJ description that hold the scale of a stack."""
+    """Entries of an ImageJ description that hold the scale and the channel names of a stack."""
     entries: dict[str, Any] = {}
-    if stack.pixel_size:
+    if imagej_resolution(stack) is not None:  # else a unit would make pixels of 1 x 1 of it
         entries["unit"] = "micron" if stack.unit == "µm" else stack.unit
-    if "Z" in stack.pixel_size:
-        entries["spacing"] = stack.pixel_size["Z"]
+        if "Z" in stack.pixel_size:
+            entries["spacing"] = stack.pixel_size["Z"]
     if stack.frame_interval:
         entries["finterval"] = stack.frame_interval
         entries["tunit"] = "s"
+    if stack.channel_names:  # ImageJ has a label for each plane, and channels go round first
+        entries["Labels"] = [*stack.channel_names] * (stack.n_frames * stack.n_planes)
     return entries
 
 
@@ -41,23 +42,11 @@ def imagej_resolution(stack: Stack) -> tuple[float, float] | None:
     return 1 / stack.pixel_size["X"], 1 / stack.pixel_size["Y"]
 
 
-def ome_metadata(stack: Stack) -> dict[str, Any]:
-    """Attributes of an OME ``Pixels`` element that hold the scale and the name of a stack."""
-    entries: dict[str, Any] = {"Name": stack.name} if stack.name else {}
-    unit = stack.unit if stack.unit in ("µm", *_OME_UNITS) else "reference frame"
-    for axis, size in stack.pixel_size.items():
-        entries[f"PhysicalSize{axis}"] = size
-        entries[f"PhysicalSize{axis}Unit"] = unit
-    if stack.frame_interval:
-        entries["TimeIncrement"] = stack.frame_interval
-        entries["TimeIncrementUnit"] = "s"
-    return entries
-
-
-def scale_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int) -> Scale:
-    """Physical scale of one image of an open TIFF file, from OME, ImageJ or plain tags."""
+def describe(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int) -> Description:
+    """What an open TIFF file says of one image, in OME-XML, ImageJ's words or plain tags."""
     if tif.is_ome and tif.ome_metadata:
-        return _from_ome(tif.ome_metadata, number)
+        folder = Path(tif.filehandle.dirname)
+        return describe_ome(tif.ome_metadata, number, len(tif.series), folder)
     page = series.keyframe.aspage()
     if tif.is_imagej and tif.imagej_metadata is not None:
         return _from_imagej(tif.imagej_metadata, _per_unit(page))
@@ -65,8 +54,8 @@ def scale_of(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: in
     if page.tags.valueof("ResolutionUnit") == _CENTIMETRE and per_unit:
         sizes = {axis: 1e4 / count for axis, count in per_unit.items()}
         if max(sizes.values()) < _LARGEST_PIXEL:
-            return Scale(sizes)
-    return Scale()
+            return Description(sizes)
+    return Description()
 
 
 def _per_unit(page: tifffile.TiffPage) -> dict[str, float]:
@@ -79,76 +68,32 @@ def _per_unit(page: tifffile.TiffPage) -> dict[str, float]:
     return found
 
 
-def _from_imagej(metadata: Mapping[str, Any], per_unit: Mapping[str, float]) -> Scale:
+def _from_imagej(metadata: Mapping[str, Any], per_unit: Mapping[str, float]) -> Description:
     """Scale that ImageJ keeps in its description and in the resolution tags."""
-    interval = _positive(metadata.get("finterval"))
-    if interval is None and (rate := _positive(metadata.get("fps"))):
+    interval, note = interval_in_seconds(
+        positive(metadata.get("finterval")), str(metadata.get("tunit", "s"))
+    )
+    if interval is None and (rate := positive(metadata.get("fps"))):
         interval = 1 / rate
-    elif interval is not None:
-        interval *= seconds(str(metadata.get("tunit", "s"))) or 1.0
-    unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
+    unit, channels = spelled(str(metadata.get("unit", ""))), _labels_of_channels(metadata)
     if not unit or unit.lower().startswith("pixel"):
-        return Scale(frame_interval=interval)
+        return Description(frame_interval=interval, channels=channels, note=note)
     sizes = {axis: 1 / count for axis, count in per_unit.items()}
     for axis in "ZYX":  # ImageJ names another unit for an axis only where it differs
-        own = micrometres(str(metadata.get(f"{axis.lower()}unit", unit)).replace("\\u00B5", "µ"))
+        own = micrometres(str(metadata.get(f"{axis.lower()}unit", unit)))
         common = micrometres(unit)
-        if axis == "Z" and (spacing := _positive(metadata.get("spacing"))):
+        if axis == "Z" and (spacing := positive(metadata.get("spacing"))):
             sizes["Z"] = spacing
         if axis in sizes and own and common:
             sizes[axis] *= own / common
-    return Scale(sizes, unit, interval)
+    return Description(sizes, unit, interval, channels, note)
 
 
-def _from_ome(xml: str, number: int) -> Scale:
-    """Scale of image `number` of an OME-XML description."""
-    # expat refuses entities that expand without bound, the one danger of OME-XML read here
-    root = ET.fromstring(xml)  # noqa: S314
-    images = [e for e in root if _tag(e) == "Image"]
-    if not images:
-        return Scale()
-    image = images[min(number, len(images) - 1)]
-    pixels = next((element for element in image if _tag(element) == "Pixels"), None)
-    if pixels is None:
-        return Scale()
-    sizes, unit = {}, "µm"
-    for axis in "ZYX":
-        size = _positive(pixels.get(f"PhysicalSize{axis}"))
-        if size is None:
-            continue
-        own = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        factor = micrometres(own)
-        unit = "µm" if factor else own
-        sizes[axis] = size * (factor or 1.0)
-    interval = _positive(pixels.get("TimeIncrement"))
-    if interval is not None:
-        interval *= seconds(pixels.get("TimeIncrementUnit", "s")) or 1.0
-    return Scale(sizes, unit, interval or _interval_of_planes(pixels))
-
-
-def _interval_of_planes(pixels: ET.Element) -> float | None:
-    """Median step between the times of the frames of the first channel and plane [s]."""
-    times = {}
-    for plane in pixels:
-        if _tag(plane) == "Plane" and plane.get("TheC") == "0" and plane.get("TheZ") == "0":
-            moment = plane.get("DeltaT")
-            if moment is not None:
-                factor = seconds(plane.get("DeltaTUnit", "s")) or 1.0
-                times[int(plane.get("TheT", "0"))] = float(moment) * factor
-    steps = np.diff([times[t] for t in sorted(times)])
-    median = float(np.median(steps)) if len(steps) else 0.0
-    return median if median > 0 else None
-
-
-def _tag(element: ET.Element) -> str:
-    """Name of an element without its namespace, which differs from year to year."""
-    return element.tag.rsplit("}", 1)[-1]
-
-
-def _positive(value: Any) -> float | None:
-    """Return the value as a positive finite number, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < np.inf else None
+def _labels_of_channels(metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the channels, where the planes of each have all the same label."""
+    labels, count = metadata.get("Labels"), int(metadata.get("channels", 1))
+    in_turn = str(metadata.get("order", "czt")).lower() in ("czt", "default")
+    if not isinstance(labels, list) or not in_turn or not 0 < count < len(labels):
+        return []
+    each = [set(labels[channel::count]) for channel in range(count)]
+    return [str(next(iter(same))) for same in each] if all(len(same) == 1 for same in each) else []

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._appearing import check_free
 from ._bioimageio import write_package
 from .denoiser import Denoiser
 from .network import STBN, STBNConfig
@@ -144,10 +146,8 @@ def export_bioimageio(
         raise ValueError(
             "the bioimage.io format needs bioimageio.spec: pip install 'napari-stbn[bioimageio]'"
         ) from error
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path} exists; choose another name or pass --force / overwrite=True."
-        )
+    still_free = partial(check_free, path, overwrite=overwrite)
+    still_free()
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
     denoiser = model if isinstance(model, Denoiser) else Denoiser.load(model, device="cpu")
@@ -192,6 +192,7 @@ def export_bioimageio(
             name=name,
             authors=list(authors) or ["anonymous"],
             flow=denoiser.flow,
+            still_free=still_free,
         )
     return path
 

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._appearing import appearing, through_links
+from napari_stbn._appearing import appearing, check_free, through_links
 from napari_stbn._npy import create_npy, read_npy, write_npy
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number
@@ -181,9 +182,11 @@ def stream_to(
     ending = _ending(path)
     with appearing(path, still_free) as unfinished:
         if ending == ".zarr":
-            from napari_stbn._ome_zarr import create_ome_zarr
+            from napari_stbn._ome_zarr_writing import create_ome_zarr
 
-            yield create_ome_zarr(unfinished, outline, name=_title(path)).put
+            image = create_ome_zarr(unfinished, outline, name=_title(path))
+            yield image.put
+            image.finish()
         elif ending == ".npy":
             yield _putting(create_npy(unfinished, outline), outline)
         else:
@@ -205,7 +208,13 @@ def _putting(file: RawFile, outline: Stack) -> Put:
     return put
 
 
-def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def check_writable(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    dtype: npt.DTypeLike | None = None,
+    axes: str = "",
+) -> None:
     """Raise what `write` would raise about this path, before any work is done.
 
     Parameters
@@ -214,6 +223,10 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         Where `write` shall write to.
     overwrite : bool
         Whether something there may be replaced.
+    dtype : dtype-like, optional
+        Of the stack that will be written, where it is known.
+    axes : str, optional
+        Of the stack, where they are known.
 
     Raises
     ------
@@ -227,13 +240,16 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
             f"{path} has the unknown ending {ending or 'of no kind'}; choose one of "
             f"{', '.join(WRITABLE)}."
         )
+    if dtype is not None and ending in _TIFF:
+        from napari_stbn._tiff import check_tiff_type
+
+        check_tiff_type(np.dtype(dtype))
+    if ending == ".zarr":
+        from napari_stbn._ome_zarr_writing import check_zarr_axes
+
+        check_zarr_axes(axes)
     check_folder(through_links(path).parent)
-    if not path.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"{path} exists; choose another name or pass --force / overwrite=True."
-        )
+    check_free(path, overwrite=overwrite)
     if path.is_dir():
         from napari_stbn._ome_zarr import is_zarr
 
@@ -267,7 +283,7 @@ def _writer(path: Path) -> Callable[[Path, Stack], None]:
     if ending == ".npy":
         return write_npy
     if ending == ".zarr":
-        from napari_stbn._ome_zarr import write_ome_zarr
+        from napari_stbn._ome_zarr_writing import write_ome_zarr
 
         return lambda to, stack: write_ome_zarr(to, stack, name=_title(path))
     from napari_stbn._tiff import write_tiff

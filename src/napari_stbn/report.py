@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._appearing import appearing, check_free
 from ._report_channel import channel_section
 from ._report_page import facts, heading, page, paragraph, verdict
 from ._report_plots import Series, plot, thin
@@ -111,13 +112,8 @@ def write_report(
     _check_path(path, overwrite=overwrite)
     _check_match(result, noisy)
     text = _compose(result, noisy, history)
-    partial = path.with_name(f".stbn-{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        _check_path(path, overwrite=overwrite)  # someone else may have written meanwhile
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(path, partial(_check_path, path, overwrite=overwrite)) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     return path
 
 
@@ -129,10 +125,7 @@ def _check_path(path: Path, *, overwrite: bool) -> None:
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder, so it is not replaced; choose another name.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path} exists; choose another name or pass --force / overwrite=True."
-        )
+    check_free(path, overwrite=overwrite)
 
 
 def _check_match(result: DenoiseResult, noisy: Stack) -> None:

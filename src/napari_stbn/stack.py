@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._axes import AXES, check_axes, guess_axes
+from napari_stbn._axes import AXES, check_axes, check_names, guess_axes
 from napari_stbn._defects import (
     MIN_SIDE,
     MovieDefects,
@@ -75,6 +75,8 @@ class Stack:
         Unit of `pixel_size`; lengths are converted to µm, any other unit is kept.
     name : str
         What a person calls it; used in messages and as the name of layers and images.
+    channel_names : sequence of str
+        One for each position along C, where they are known.
     hint : str, optional
         The file's own letters for the guess where `axes` is left out, see `guess_axes`.
 
@@ -89,7 +91,8 @@ class Stack:
     Raises
     ------
     ValueError
-        `axes` do not fit the array, or a pixel size or the frame interval is not positive.
+        `axes` do not fit the array, a pixel size or the frame interval is not positive, or there
+        are more or fewer names than channels.
 
     Examples
     --------
@@ -107,6 +110,7 @@ class Stack:
     frame_interval: float | None
     unit: str
     name: str
+    channel_names: tuple[str, ...]
     guess: str
 
     def __init__(
@@ -118,6 +122,7 @@ class Stack:
         frame_interval: float | None = None,
         unit: str = "µm",
         name: str = "",
+        channel_names: Sequence[str] = (),
         hint: str | None = None,
     ) -> None:
         if not (hasattr(array, "shape") and hasattr(array, "dtype")):
@@ -137,6 +142,7 @@ class Stack:
             "frame_interval": None if frame_interval is None else float(frame_interval),
             "unit": unit,
             "name": name,
+            "channel_names": check_names(channel_names, axes, shape),
             "guess": guess,
         }
         for field, value in values.items():
@@ -367,7 +373,7 @@ class Stack:
         return result
 
     def like(self, array: ArrayLike, *, name: str | None = None) -> Stack:
-        """Another array with the axes, scale and name of this stack.
+        """Another array with the axes, scale and names of this stack.
 
         Parameters
         ----------
@@ -381,6 +387,8 @@ class Stack:
         ValueError
             The number of dimensions differs.
         """
+        c = slice(at := self.axes.find("C"), at + 1)  # of nothing where there is no C
+        names = self.channel_names if tuple(array.shape[c]) == self.shape[c] else ()
         return Stack(
             array,
             self.axes,
@@ -388,6 +396,7 @@ class Stack:
             frame_interval=self.frame_interval,
             unit=self.unit,
             name=self.name if name is None else name,
+            channel_names=names,
         )
 
     def index(self, channel: int, plane: int, **parts: slice | None) -> tuple[int | slice, ...]:

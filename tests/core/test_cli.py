@@ -406,6 +406,31 @@ def test_names_keep_to_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("no_fit")
+def test_what_python_is_told_to_pass_is_an_option_here(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "there.tif", Stack(NOISY, "TYX"))
+    with pytest.raises(FileExistsError, match="or pass overwrite=True"):
+        write(tmp_path / "there.tif", Stack(NOISY, "TYX"))
+    assert "or pass --force" in refused(
+        ["denoise", gray, "-o", tmp_path / "there.tif", *QUICK], capsys
+    )
+    np.save(tmp_path / "one.npy", NOISY[:1])
+    assert read(tmp_path / "one.npy").guess.endswith('set "axes" if this is wrong.')
+    assert main(["info", str(tmp_path / "one.npy")]) == 2
+    said = capsys.readouterr()
+    assert "give --axes if this is wrong" in said.out
+    assert "Give --axes." in said.err
+
+
+def test_what_the_output_cannot_hold_is_said_before_the_fit(
+    tmp_path: Path, no_fit: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "half.npy", NOISY.astype(np.float16))
+    command = ["denoise", tmp_path / "half.npy", "-o", tmp_path / "a.tif", "--keep-dtype", *QUICK]
+    assert "TIFF cannot hold float16" in refused(command, capsys)
+
+
 def test_uncertainty_without_a_noise_model_is_said_before_the_fit(
     gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

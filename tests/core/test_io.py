@@ -108,7 +108,7 @@ def test_zarr_chunks_are_never_split_between_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(napari_stbn._blocks, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr("napari_stbn._ome_zarr._CHUNK_BYTES", 4 * 8 * 8 * 2)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing._CHUNK_BYTES", 4 * 8 * 8 * 2)
     stack = Stack(numbered((11, 3, 8, 8)), "TCYX")
     starts = [
         where[0].start

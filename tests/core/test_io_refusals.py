@@ -191,7 +191,7 @@ def test_a_failed_write_leaves_nothing_and_the_earlier_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, error: type[BaseException]
 ) -> None:
     monkeypatch.setattr(napari_stbn._blocks, "_BLOCK_BYTES", 9 * 8 * 2)
-    monkeypatch.setattr("napari_stbn._ome_zarr._CHUNK_BYTES", 9 * 8 * 2)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing._CHUNK_BYTES", 9 * 8 * 2)
     path = tmp_path / f"out{ending}"
     broken = Stack(Failing(error), "TYX")
     with pytest.raises(error):
@@ -275,6 +275,24 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
         write(tmp_path / "a.zarr", Stack(numbered((4, 2, 9, 8, 3)), "TCYXS"))
     assert leftovers(tmp_path) == []
     write(tmp_path / "a.npy", Stack(numbered((4, 9, 8), "int64"), "TYX"))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "axes", "said"),
+    [
+        ("a.tif", "float16", "TYX", "TIFF cannot hold float16"),
+        ("a.ome.tif", ">i8", "TYX", "TIFF cannot hold"),
+        ("a.zarr", "float32", "TCYXS", "one channel axis"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_known_before_the_pixels(
+    tmp_path: Path, name: str, dtype: str, axes: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_writable(tmp_path / name, dtype=dtype, axes=axes)
+    check_writable(tmp_path / "a.npy", dtype=dtype, axes=axes)
+    check_writable(tmp_path / name, dtype="float32", axes="TCYX")
+    check_writable(tmp_path / name)
 
 
 def test_a_file_may_be_overwritten_by_what_was_made_from_it(tmp_path: Path) -> None:

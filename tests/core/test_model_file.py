@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,16 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m.stbn"], "no temporary file stays"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
+def test_others_may_read_a_model_as_they_may_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = fitted().save(tmp_path / "m.stbn")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_a_failing_write_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +109,7 @@ def test_a_failing_write_leaves_nothing_behind(
         raise OSError("No space left on device")
 
     denoiser = fitted()
-    monkeypatch.setattr("napari_stbn._model_file.save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError, match="No space left"):
         denoiser.save(tmp_path / "m.stbn")
     assert not list(tmp_path.iterdir())

@@ -487,7 +487,7 @@ def test_the_file_appears_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="its drive, or your share of it, is full"):
         write_report(path, result, noisy, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
     assert path.read_text() == "earlier"

@@ -374,7 +374,7 @@ def test_numbers_are_rounded_to_the_type_that_is_asked_for(tmp_path: Path) -> No
 
 
 def test_large_frames_get_a_pyramid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_stbn._ome_zarr._SMALLEST_LEVEL", 16)
+    monkeypatch.setattr("napari_stbn._ome_zarr_writing._SMALLEST_LEVEL", 16)
     stack = Stack(simulate((10, 43, 40), seed=4).noisy, "TYX", pixel_size=0.1)
     denoiser = tiny().fit(stack, training=FEW)
     denoiser.denoise_to(stack, tmp_path / "out.zarr")
