@@ -45,14 +45,17 @@ def denoise(options: argparse.Namespace) -> None:
     """`napari-stbn denoise`."""
     _check_paths(options)  # now, not after the fit
     written: list[Path] = []
+    begun = _checkpoint(options).exists()
     try:
         _denoise(options, written)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_what_is_kept(options, written)) from stop
     except OSError as error:
-        if not written or isinstance(error, BrokenPipeError):
+        fitted = not begun and _checkpoint(options).exists()
+        if not (written or fitted) or isinstance(error, BrokenPipeError):
             raise
-        raise OSError(f"{in_words(error)}; {_what_is_kept(options, written)}") from error
+        said = in_words(error).rstrip(".")
+        raise OSError(f"{said}; {_what_is_kept(options, written)}") from error
 
 
 def _denoise(options: argparse.Namespace, written: list[Path]) -> None:

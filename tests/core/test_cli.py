@@ -356,6 +356,30 @@ def test_what_a_link_leads_to_is_replaced_and_the_link_stays(gray: Path, tmp_pat
     assert [path.name for path in far.parent.iterdir()] == ["out.tif"]
 
 
+def test_a_result_that_finds_its_name_taken_is_not_lost(
+    gray: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As where two runs with one output are begun at once."""
+    out = tmp_path / "o.tif"
+
+    def taken(path: Path, *arguments: Any, **options: Any) -> Path:
+        path.write_bytes(b"of another run")
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_commands, "write", taken)
+        assert main(["denoise", str(gray), "-o", str(out), *QUICK]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "o.tif exists; choose another name or pass --force" in said
+    assert said.endswith("; nothing was written; --resume goes on from here")
+    assert out.read_bytes() == b"of another run"
+    run("denoise", gray, "-o", out, "--resume", "--force", *QUICK)
+    assert read(out).shape == NOISY.shape
+
+
 def test_a_report_is_written_whole_or_not_at_all(
     gray: Path,
     tmp_path: Path,

@@ -378,8 +378,8 @@ def test_what_cannot_be_fitted_is_said(movie: PreparedMovie) -> None:
         ({"batch": 0}, r"max_steps and batch must be at least 1, got \d+ and 0"),
         ({"clip_frames": 1}, r"at least 2 frames of 8 x 8 pixels, got 1 frames of \d+"),
         ({"clip_size": 7}, r"at least 2 frames of 8 x 8 pixels, got \d+ frames of 7"),
-        ({"time_budget": 0}, "time_budget must be more than 0 seconds, got 0"),
-        ({"time_budget": math.nan}, "time_budget must be more than 0 seconds, got nan"),
+        ({"time_budget": 0}, "time_budget must be more than 0 seconds and finite, got 0"),
+        ({"time_budget": math.nan}, "time_budget must be more than 0 seconds and finite, got nan"),
     ],
 )
 def test_parameters_out_of_range_are_said(change: dict[str, Any], sentence: str) -> None:
