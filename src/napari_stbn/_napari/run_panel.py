@@ -8,6 +8,8 @@ from magicgui.widgets import Label, ProgressBar, PushButton
 from psygnal import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_stbn._words import counted
+
 from ._drivers import PHASES
 from .chart import LossChart
 from .job import PLAIN_ERRORS, running_job
@@ -173,9 +175,8 @@ def _end_in_words(job: DenoisingJob) -> str:
     """How a run ended, in one line."""
     if job.state == "done":
         report = job.report
-        fitted = f"{report['steps']} steps in {report['fit_seconds']:.0f} s, " * bool(
-            job.request.model is None
-        )
+        steps = counted(report["steps"], "step")
+        fitted = f"{steps} in {report['fit_seconds']:.0f} s, " * bool(job.request.model is None)
         return f"done: {fitted}denoised in {report['denoise_seconds']:.0f} s"
     if job.state == "failed":
         kind = "" if isinstance(job.error, PLAIN_ERRORS) else f"{type(job.error).__name__}: "
