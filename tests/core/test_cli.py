@@ -559,6 +559,8 @@ def test_a_signal_is_heard_while_the_program_still_starts(number: signal.Signals
         [sys.executable, "-X", "importtime", "-m", "napari_stbn", "info", "none.tif"],
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background of a script ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -316,6 +316,7 @@ def test_a_movie_that_is_refused_leaves_the_model_as_it_was(noisy: Array) -> Non
     assert after.report["steps"] == before.report["steps"]
 
 
+@pytest.mark.quiet
 def test_a_fit_larger_than_memory_is_refused_before_it_starts(noisy: Array) -> None:
     # One number seen a billion times: a movie of a terabyte that takes no memory here.
     huge = Stack(np.broadcast_to(noisy[0, 0, 0], (1000, 100_000, 10_000)), "TYX")
@@ -353,6 +354,7 @@ def test_closing_before_the_first_step_leaves_no_model(noisy: Array) -> None:
         denoiser.denoise(noisy, axes="TYX")
 
 
+@pytest.mark.quiet
 def test_cancelling_acts_within_a_second() -> None:
     """A network and clips of the size that people use; no yield is more than a second away."""
     data = simulate((10, 96, 96), seed=0).noisy
