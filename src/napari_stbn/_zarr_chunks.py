@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["absent_frames"]
 
-_MOST: Final = 1_000_000  # chunks that are looked for: some seconds
+_MOST: Final = 10_000  # chunks that are looked for: a second, more on a drive of the network
 
 
 def absent_frames(array: zarr.Array[Any], root: Path, axes: str) -> str:

@@ -80,7 +80,12 @@ def test_what_the_format_cannot_hold_is_refused_before_the_fit(
     np.save(tmp_path / "a.npy", NOISY.astype(np.float16))
     fits: list[Any] = []
     fit = Denoiser.fit_steps
-    monkeypatch.setattr(Denoiser, "fit_steps", lambda *a, **b: fits.append(a) or fit(*a, **b))
+
+    def noted(self: Denoiser, *arguments: Any, **choices: Any) -> Any:
+        fits.append(arguments)
+        return fit(self, *arguments, **choices)
+
+    monkeypatch.setattr(Denoiser, "fit_steps", noted)
     (outcome,) = denoise_many(
         [tmp_path / "a.npy"],
         tmp_path / "out",

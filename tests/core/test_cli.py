@@ -531,7 +531,7 @@ def test_stopping_between_two_files_says_which_is_there(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = _commands.write
+    real = write
 
     def stopped(path: Path, *arguments: Any, **options: Any) -> Path:
         if path.name == "u.tif":
@@ -655,7 +655,7 @@ def test_every_parameter_of_the_fit_is_an_option(
 def test_every_option_says_what_it_is_and_its_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    silent = []
+    silent: list[Any] = []
     add = argparse._ActionsContainer.add_argument
 
     def noted(self: Any, *names: Any, **options: Any) -> Any:

@@ -108,7 +108,13 @@ def test_names_that_do_not_fit_the_channels(tmp_path: Path) -> None:
     assert read(path, axes="TZYX").channel_names == ()  # set by hand: there are no channels
     group = zarr.open_group(write(tmp_path / "a.zarr", stack), mode="a")
     ome: Any = group.attrs["ome"]
-    for omero in ({"channels": "GFP"}, {"channels": [1, {"label": 2}]}, "nonsense", None):
+    wrong: tuple[Any, ...] = (
+        {"channels": "GFP"},
+        {"channels": [1, {"label": 2}]},
+        "nonsense",
+        None,
+    )
+    for omero in wrong:
         group.attrs["ome"] = {**ome, "omero": omero}
         assert read(tmp_path / "a.zarr").channel_names == ()
 

@@ -17,6 +17,7 @@ from napari_stbn import denoise_layer, simulate, start_denoising
 from napari_stbn._napari import _run
 from napari_stbn._napari._run import RunProgress
 from napari_stbn._napari.job import PLAIN_ERRORS, running_job
+from napari_stbn._words import counted
 from napari_stbn.clips import ClipSampler
 
 SMALL = {"clip_frames": 3, "clip_size": 12, "batch": 1, "checks": 2}
@@ -178,7 +179,8 @@ def test_stop_keeps_what_was_learnt(
     assert 0 < job.report["steps"] < 100_000
     assert job.layers[0].name == "cells denoised"
     assert all(layer in viewer.layers for layer in job.layers)
-    assert widget.run.status.value.startswith(f"done: {job.report['steps']} steps")
+    steps = counted(job.report["steps"], "step")
+    assert widget.run.status.value.startswith(f"done: {steps} in ")
 
 
 def test_stop_before_the_first_step_ends_as_cancelled(
