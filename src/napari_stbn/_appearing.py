@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["appearing", "check_free", "through_links"]
+__all__ = ["appearing", "check_folder", "check_free", "through_links"]
 
 # No room, more than the quota, larger than files may be
 _FULL: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -42,6 +42,24 @@ def appearing(path: Path, still_free: Callable[[], None], *, ending: str = "") -
         ) from error
     finally:
         _remove(partial)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise unless new files can be put into a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    PermissionError
+        Nothing can be written to it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"nothing can be written to the folder {folder}; choose another one, or ask its owner."
+        )
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import _tiff_pages
 from ._lines import shown
-from ._tiff_pages import opened
+from ._ome_xml import named_files
 from ._words import counted
+from .io import TIFF_ENDINGS
 
 __all__ = ["files_of", "once_each"]
 
 _logger = logging.getLogger(__name__)
-_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
-_FILE_NAME = re.compile(r'FileName="([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,13 @@ def once_each(sources: Sequence[Path], scene: int | None) -> dict[Path, tuple[Pa
 
 def _images_of(path: Path, scene: int | None) -> dict[Path, _Image]:
     """The image that is read from each file of a set; empty where it is none, or unreadable."""
-    if path.suffix.lower() not in _ENDINGS:
+    if path.suffix.lower() not in TIFF_ENDINGS:
         return {}
     try:
-        with opened(path) as tif:
-            if not tif.is_ome or len(set(_FILE_NAME.findall(tif.ome_metadata or ""))) < 2:
+        with _tiff_pages.opened(path) as tif:
+            if not tif.is_ome or len(named_files(tif.ome_metadata or "")) < 2:
                 return {}
-            held = [
-                frozenset(Path(page.parent.filehandle.path).resolve() for page in series if page)
-                for series in tif.series
-            ]
+            held = [_tiff_pages.files_of(series) for series in tif.series]
             sizes = [int(series.size) for series in tif.series]
     except Exception as error:  # noqa: BLE001  # tifffile, struct and XML raise a type each
         _logger.info("%s cannot be looked into: %s", shown(path), error)

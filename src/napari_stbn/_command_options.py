@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from . import __version__
+from ._annotated import Annotation, annotation_of
 from ._batch_command import batch
 from ._commands import OWN_OPTIONS, demo, denoise
 from ._export_command import export
 from ._support import info_or_system
 from .noise import GaussianNoise, PoissonGaussianNoise
-from .preparation import NoiseChoice
 from .settings import RunSettings
 from .training import TrainingConfig
 
@@ -276,22 +276,22 @@ def _add_fit_options(
     for row in fields(TrainingConfig):
         if row.name in OWN_OPTIONS:
             continue
-        kind, details = typing.get_args(hints[row.name])[:2]
-        advanced.add_argument(
-            _option(row.name), help=f"{details['tooltip']} ({_PRESETS_OWN})", **_kind(kind)
-        )
+        about = annotation_of(hints[row.name])
+        said = f"{about.details['tooltip']} ({_PRESETS_OWN})"
+        advanced.add_argument(_option(row.name), help=said, **_values(about))
 
 
 def _add_setting(
     command: argparse.ArgumentParser, name: str, hint: object, default: object
 ) -> None:
     """The option of a field of RunSettings, with the unit that its label names."""
-    kind, details = typing.get_args(hint)[:2]
-    said = details["tooltip"]
+    about = annotation_of(hint)
+    said = about.details["tooltip"]
     if default is None and "when left out" not in said:
         said += f" ({_PRESETS_OWN})"
-    given = _kind(kind)
-    if unit := re.search(r"\[(.+)\]", details["label"]):
+    noise = {"type": _noise, "metavar": "NOISE"}
+    given = noise if name == "noise" else _values(about)
+    if unit := re.search(r"\[(.+)\]", about.details["label"]):
         given["metavar"] = unit[1]
     command.add_argument(_option(name), default=default, help=said, **given)
 
@@ -301,20 +301,9 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _kind(annotation: Any) -> dict[str, Any]:
-    """What argparse needs to know of a field's type."""
-    if annotation == NoiseChoice:
-        return {"type": _noise, "metavar": "NOISE"}
-    parts = typing.get_args(annotation)
-    words = [
-        word
-        for part in (annotation, *parts)
-        if typing.get_origin(part) is Literal
-        for word in typing.get_args(part)
-    ]
-    if words:
-        return {"choices": sorted(words, key=lambda word: word != "auto")}
-    return {"type": next((part for part in parts if part is not type(None)), annotation)}
+def _values(about: Annotation) -> dict[str, Any]:
+    """What argparse needs to know of the values of a field."""
+    return {"choices": about.words} if about.words else {"type": about.kind}
 
 
 def _path(text: str) -> Path:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
-from ._appearing import check_free, through_links
-from .io import check_folder
+from ._appearing import check_folder, check_free, through_links
 
 __all__ = ["check_apart", "check_file", "check_new_folder", "same_place"]
 

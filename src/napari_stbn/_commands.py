@@ -311,7 +311,7 @@ def _progress(steps: Generator[Progress, None, Any]) -> Any:
     """Run a generator to its end behind a progress bar; return what it returns."""
     from tqdm import tqdm
 
-    bar, phase, shown = None, "", 0.0
+    bar, phase, told = None, "", 0.0
     try:
         while True:
             try:
@@ -333,8 +333,8 @@ def _progress(steps: Generator[Progress, None, Any]) -> Any:
                     bar_format="{desc:8}{percentage:3.0f}%|{bar:30}| {elapsed} {postfix}",
                 )
             bar.update(min(1.0, progress.fraction) - bar.n)
-            if progress.step is not None and time.perf_counter() - shown > 0.2:
-                shown = time.perf_counter()
+            if progress.step is not None and time.perf_counter() - told > 0.2:
+                told = time.perf_counter()
                 step = progress.step
                 bar.set_postfix_str(
                     f"step {step.step} loss {step.loss:.4f} {step.remaining:.0f} s left",

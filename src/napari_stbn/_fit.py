@@ -118,7 +118,8 @@ class Fit:
         _check(model, movies)
         if warm:
             config = _gently(config, movies)
-        self.model, self.movies, self.config, self.generator = model, movies, config, generator
+        self.model, self.config, self.generator = model, config, generator
+        self._pixels, self._passes_a_step = _pixels(movies), _passes_a_step(movies, config)
         self.step, self.skipped, self.elapsed, self.learning_rate = 0, 0, 0.0, 0.0
         self.identity = _identity(model, movies, config, precision)
         extent = config.clip_frames, config.clip_size
@@ -234,8 +235,7 @@ class Fit:
         """Factor on the learning rate: a fit that sees each pixel seldom has no time to lose."""
         if self._start is None:
             return 1.0
-        planned = self.schedule.planned(self.step)
-        passes = planned * _passes_a_step(self.movies, self.config)
+        passes = self.schedule.planned(self.step) * self._passes_a_step
         return min(max(math.sqrt(_FEW / passes), 1.0), _FASTEST)
 
     def _skip(self) -> None:
@@ -283,8 +283,8 @@ class Fit:
             return
         if self._start.loss is not None and self._scored_at != self.step:  # stopped between checks
             self._start.last = self._score()
-        passes = self.step * _passes_a_step(self.movies, self.config)
-        settle(self._path, self._start, self._held_out, passes, _pixels(self.movies))
+        passes = self.step * self._passes_a_step
+        settle(self._path, self._start, self._held_out, passes, self._pixels)
 
 
 def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ._appearing import check_folder
 from ._model_file import ModelFile, read_model_file, write_model_file
 from .network import STBN
 from .precision import Precision
@@ -115,17 +116,19 @@ class Schedule:
 
     def _done(self, step: int) -> float:
         """Part of the full fit, whether it winds down early or not."""
-        for at, done, each in reversed(self.knots):
-            if at <= step:
-                return done + (step - at) * each
-        return 0.0
+        at, done, each = self._knot(step)
+        return done + (step - at) * each
+
+    def _knot(self, step: int) -> Knot:
+        """The last prediction before a step; the first one is made at step 0."""
+        return next(knot for knot in reversed(self.knots) if knot[0] <= step)
 
     def planned(self, step: int) -> float:
         """Steps that the whole fit will take, as predicted at this one.
 
         By the knots alone: a fit that was stopped is repeated with fewer steps and the same knots.
         """
-        at, done, each = [knot for knot in self.knots if knot[0] <= step][-1]
+        at, done, each = self._knot(step)
         return at + (1 - done) / max(each, 1e-12)
 
     def follow(self, step: int, elapsed: float) -> None:
@@ -291,16 +294,15 @@ def begun_fit(path: str | PathLike[str] | None) -> BegunFit | None:
 
     Raises
     ------
-    FileNotFoundError
-        If its folder does not exist.
+    FileNotFoundError, PermissionError
+        If its folder does not exist, or nothing can be written to it.
     ValueError
         If it is damaged, or not the state of a fit.
     """
     if path is None:
         return None
     path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    check_folder(path.parent)
     if not path.exists():
         return None
     try:

@@ -224,10 +224,8 @@ class LazyMovie:
         channels, valid = [], None
         reach = max(0 if white is None else white.reach for white in self.filters)
         first = max(0, start - reach)
-        part, own = (
-            slice(first, start + self._length + reach),
-            slice(start - first, start - first + self._length),
-        )
+        part = slice(first, start + self._length + reach)
+        own = slice(start - first, start - first + self._length)
         for view, defects, white, instead in zip(
             self._views, self._defects, self.filters, self._instead, strict=True
         ):

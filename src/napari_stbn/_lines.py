@@ -1,4 +1,4 @@
-"""Names, errors and counts as a line for people."""
+"""Names and errors as a line for people."""
 
 from __future__ import annotations
 

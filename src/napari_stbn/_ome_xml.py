@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from napari_stbn.stack import Stack
 
 __all__ = [
-    "absent_files",
     "describe_ome",
+    "named_files",
     "ome_damage",
     "ome_metadata",
     "positive",
-    "present_files",
 ]
 
 _OME_UNITS: Final = ("pixel", "reference frame")
@@ -66,21 +65,10 @@ def describe_ome(xml: str, number: int, count: int, folder: Path) -> Description
     return Description(sizes, unit, interval or _interval_of_planes(pixels), channels, note)
 
 
-def absent_files(xml: str, folder: Path) -> list[str]:
-    """Names of files that the images are said to lie in and that are not in the folder."""
-    return [name for name in _named_files(xml) if not (folder / name).is_file()]
-
-
-def present_files(xml: str, folder: Path) -> list[str]:
-    """Names of files that the images are said to lie in and that are in the folder."""
-    return [name for name in _named_files(xml) if (folder / name).is_file()]
-
-
-def _named_files(xml: str) -> list[str]:
-    """Names of the files that the images are said to lie in, each once."""
-    return list(
-        dict.fromkeys(name for element in _root(xml).iter() if (name := _file_name(element)))
-    )
+def named_files(xml: str) -> list[str]:
+    """Names of the files that the images are said to lie in, each once; none without OME-XML."""
+    elements = _root(xml).iter() if xml else ()
+    return list(dict.fromkeys(name for element in elements if (name := _file_name(element))))
 
 
 def ome_metadata(stack: Stack) -> dict[str, Any]:

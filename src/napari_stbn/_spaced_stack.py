@@ -119,9 +119,9 @@ def _on_grids(stack: Stack, step: GridStep) -> Stack:
     if height >= _SMALLEST * step.rows and width >= _SMALLEST * step.columns:
         return GridStack(stack, step)
     note = (
-        "The fit saw every so many-th pixel as a movie of its own, for which frames are too small"
+        "The fit saw pixels far apart as movies of their own, for which frames are too small here"
     )
-    return _NotedStack(stack, f"{note} here: noise that pixels share will stay.")
+    return _NotedStack(stack, f"{note}: noise that pixels share will stay.")
 
 
 class _NotedStack(StackView):

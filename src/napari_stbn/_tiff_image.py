@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from napari_stbn._ome_xml import absent_files, ome_damage, present_files
+from napari_stbn._ome_xml import named_files, ome_damage
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number, scenes_note
 from napari_stbn._tiff_check import check_complete, check_one_page
-from napari_stbn._tiff_pages import TiffArray, one_line, opened
+from napari_stbn._tiff_pages import TiffArray, files_of, one_line, opened, pages_of
 from napari_stbn._tiff_scale import describe
 from napari_stbn._words import counted
 
@@ -62,7 +62,6 @@ def find_image(path: Path, scene: int | None) -> TiffImage:
     OSError, ValueError
         As tifffile raises them.
     """
-    _check_set(path)
     with opened(path) as tif:
         damage = _damage(tif)
         if not damage:
@@ -78,29 +77,36 @@ def find_image(path: Path, scene: int | None) -> TiffImage:
     return image if not more else _with_more(path, image, more)
 
 
-def _check_set(path: Path) -> None:
-    """Raise where another file of an OME-TIFF set is cut off: tifffile does not say which."""
-    with opened(path) as tif:
-        xml = tif.pages.first.aspage().description if tif.is_ome else ""
-    for name in present_files(xml, path.parent) if xml and not ome_damage(xml) else ():
-        if name == path.name:
-            continue
-        try:
-            check_complete(path.parent / name)
-        except (ValueError, struct.error) as error:
-            raise ValueError(f"{name}, a file of the same set, is damaged: {error}") from error
-
-
 def _damage(tif: tifffile.TiffFile) -> str:
-    """Why the OME description of a file is of no use; empty where it is, or there is none."""
-    if damage := ome_damage(tif.pages.first.aspage().description):
+    """Why the OME description of a file is of no use; empty where it is, or there is none.
+
+    Raises
+    ------
+    ValueError
+        Where another file of its set is damaged: tifffile would not say which.
+    """
+    text = tif.pages.first.aspage().description
+    if damage := ome_damage(text):
         return damage
     if tif.is_ome:
+        _check_set(text, Path(tif.filehandle.path))
         try:
             tif.series  # noqa: B018 - found as it is asked for
         except _WRONG_WORDS as error:
             return one_line(error)
     return ""
+
+
+def _check_set(xml: str, path: Path) -> None:
+    """Raise where another file of an OME-TIFF set is cut off."""
+    for name in named_files(xml):
+        other = path.parent / name
+        if name == path.name or not other.is_file():
+            continue
+        try:
+            check_complete(other)
+        except (ValueError, struct.error) as error:
+            raise ValueError(f"{name}, a file of the same set, is damaged: {error}") from error
 
 
 def _without_ome(path: Path, scene: int | None, note: str) -> TiffImage:
@@ -148,28 +154,19 @@ def _check_imagej(tif: tifffile.TiffFile, path: Path) -> None:
 
 def _lies_in(series: tifffile.TiffPageSeries, tif: tifffile.TiffFile) -> bool:
     """Whether any pixels of an image lie in this file, and not in others of its set."""
-    path = tif.filehandle.path
-    return any(p is not None and p.parent.filehandle.path == path for p in _pages(series))
-
-
-def _pages(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPage | tifffile.TiffFrame | None]:
-    """Pages of an image, None for missing ones; the first where all pixels lie in one piece.
-
-    There tifffile keeps no others, and finds wrong ones where further images follow.
-    """
-    together = series.dataoffset is not None and not series.is_multifile
-    return [series[0]] if together else list(series)
+    return Path(tif.filehandle.path).resolve() in files_of(series)
 
 
 def _missing(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
     """What is said of frames that are not there."""
-    count = sum(page is None for page in _pages(series))
+    count = sum(page is None for page in pages_of(series))
     if not count:
         return ""
     are = f"{counted(count, 'frame')} {'is' if count == 1 else 'are'}"
     read = "reads as zeros" if count == 1 else "read as zeros"
     xml = tif.ome_metadata if tif.is_ome else None
-    absent = absent_files(xml, Path(tif.filehandle.dirname)) if xml else []
+    folder = Path(tif.filehandle.dirname)
+    absent = [name for name in named_files(xml or "") if not (folder / name).is_file()]
     if not absent:
         return f"{are} missing from the file and {read}."
     named = ", ".join(absent[:_NAMED]) + (", …" if len(absent) > _NAMED else "")

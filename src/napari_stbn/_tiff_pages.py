@@ -104,6 +104,23 @@ class _Silence(logging.Filter):
         return False
 
 
+def pages_of(
+    series: tifffile.TiffPageSeries,
+) -> list[tifffile.TiffPage | tifffile.TiffFrame | None]:
+    """Pages of an image, None for missing ones; the first where all pixels lie in one piece.
+
+    There tifffile keeps no others, and finds wrong ones where further images follow.
+    """
+    together = series.dataoffset is not None and not series.is_multifile
+    return [series[0]] if together else list(series)
+
+
+def files_of(series: tifffile.TiffPageSeries) -> frozenset[Path]:
+    """Real paths of the files that an image lies in: several of a set."""
+    parents = {id(page.parent): page.parent for page in pages_of(series) if page is not None}
+    return frozenset(Path(parent.filehandle.path).resolve() for parent in parents.values())
+
+
 def one_line(error: BaseException) -> str:
     """Message of an error without line breaks and full stop."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -6,6 +6,8 @@ from itertools import product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, Final
 
+from napari_stbn._words import counted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,8 +54,7 @@ def absent_frames(array: zarr.Array[Any], root: Path, axes: str) -> str:
     if not touched:
         return ""
     lost = "whole" if whole == touched else f"{whole} whole" if whole else "none whole"
-    frames_of = "1 frame" if touched == 1 else f"{touched} frames"
     return (
-        f"Pixels of {frames_of} ({lost}) are not in the folder and read as {array.fill_value}; was "
-        "it copied completely?"
+        f"Pixels of {counted(touched, 'frame')} ({lost}) are not in the folder and read as "
+        f"{array.fill_value}; was it copied completely?"
     )

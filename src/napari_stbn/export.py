@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._appearing import check_free
+from ._appearing import check_folder, check_free
 from ._bioimageio import write_package
 from .denoiser import Denoiser
 from .network import STBN, STBNConfig
@@ -148,8 +148,7 @@ def export_bioimageio(
         ) from error
     still_free = partial(check_free, path, overwrite=overwrite)
     still_free()
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    check_folder(path.parent)
     denoiser = model if isinstance(model, Denoiser) else Denoiser.load(model, device="cpu")
     if denoiser.model is None:
         raise ValueError("there is no model to export: call fit() first")

@@ -12,21 +12,22 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from napari_stbn._appearing import appearing, check_free, through_links
+from napari_stbn._appearing import appearing, check_folder, check_free, through_links
 from napari_stbn._npy import create_npy, read_npy, write_npy
 from napari_stbn._raw_file import RawFile
 from napari_stbn._scenes import scene_number
 from napari_stbn.stack import Stack
 
-__all__ = ["READABLE", "WRITABLE", "check_folder", "check_writable", "read", "stream_to", "write"]
+__all__ = ["READABLE", "TIFF_ENDINGS", "WRITABLE", "check_writable", "read", "stream_to", "write"]
 
 Put = Callable[[int, int, int, npt.NDArray[Any]], None]
-_TIFF: Final = (".tif", ".tiff", ".btf", ".tf8")
-READABLE: Final = (*_TIFF, ".npy", ".zarr")
+TIFF_ENDINGS: Final = (".tif", ".tiff", ".btf", ".tf8")
+"""Endings of TIFF files."""
+READABLE: Final = (*TIFF_ENDINGS, ".npy", ".zarr")
 """Endings of files that `read` opens; a Zarr folder may have any name."""
 WRITABLE: Final = READABLE
 """Endings of files that `write` makes."""
-_OME_TIFF: Final = tuple(f".ome{ending}" for ending in _TIFF)
+_OME_TIFF: Final = tuple(f".ome{ending}" for ending in TIFF_ENDINGS)
 
 
 def read(
@@ -83,7 +84,7 @@ def read(
         return read_ome_zarr(path, axes, name, scene)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); copy it again from its source.")
-    if ending in _TIFF:
+    if ending in TIFF_ENDINGS:
         from napari_stbn._tiff import read_tiff
 
         return read_tiff(path, axes, name, scene)
@@ -240,7 +241,7 @@ def check_writable(
             f"{path} has the unknown ending {ending or 'of no kind'}; choose one of "
             f"{', '.join(WRITABLE)}."
         )
-    if dtype is not None and ending in _TIFF:
+    if dtype is not None and ending in TIFF_ENDINGS:
         from napari_stbn._tiff import check_tiff_type
 
         check_tiff_type(np.dtype(dtype))
@@ -257,24 +258,6 @@ def check_writable(
             raise FileExistsError(
                 f"{path} is a folder and not a Zarr, so it is not replaced; choose another name."
             )
-
-
-def check_folder(folder: Path) -> None:
-    """Raise unless new files can be put into a folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    PermissionError
-        Nothing can be written to it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} does not exist; make it first.")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(
-            f"nothing can be written to the folder {folder}; choose another one, or ask its owner."
-        )
 
 
 def _writer(path: Path) -> Callable[[Path, Stack], None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._appearing import appearing, check_free
+from ._appearing import appearing, check_folder, check_free
 from ._report_channel import channel_section
 from ._report_page import facts, heading, page, paragraph, verdict
 from ._report_plots import Series, plot, thin
@@ -121,8 +121,7 @@ def _check_path(path: Path, *, overwrite: bool) -> None:
     """Raise where no page can be written."""
     if path.suffix.lower() not in PAGES:
         raise ValueError(f"{path} must end in .html to open in a browser; choose such a name.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    check_folder(path.parent)
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder, so it is not replaced; choose another name.")
     check_free(path, overwrite=overwrite)

@@ -370,8 +370,8 @@ class Stack:
         ValueError
             The number of dimensions differs.
         """
-        c = slice(at := self.axes.find("C"), at + 1)  # of nothing where there is no C
-        names = self.channel_names if tuple(array.shape[c]) == self.shape[c] else ()
+        channels = array.shape[self.axes.index("C")] if "C" in self.axes else 1
+        names = self.channel_names if channels == len(self.channel_names) else ()
         return Stack(
             array,
             self.axes,

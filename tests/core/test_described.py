@@ -44,6 +44,23 @@ def test_units_of_time(unit: str, expected: float | None) -> None:
     assert seconds(unit) == expected
 
 
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [
+        *((unit, 0.1) for unit in ("micrometers", "microns", "\\u03BCm", "\\u00b5m")),
+        *(("nm", 1e-4), ("inch", None), ("pixels", None)),
+    ],
+)
+def test_units_of_imagej(tmp_path: Path, unit: str, size: float | None) -> None:
+    options: dict[str, Any] = {"axes": "TYX", "unit": unit, "finterval": 2.0, "tunit": "frames"}
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbered((4, 8, 9)), imagej=True, resolution=(10, 10), metadata=options)
+    stack = read(path)
+    assert stack.pixel_size == ({} if size is None else pytest.approx({"Y": size, "X": size}))
+    assert stack.unit == "µm"
+    assert stack.frame_interval is None  # "frames" are no time
+
+
 def test_a_time_in_an_unknown_unit_is_not_taken_for_seconds(tmp_path: Path) -> None:
     movie = numbered((4, 9, 8))
     options: dict[str, Any] = {"axes": "TYX", "finterval": 2.0, "tunit": "frame"}

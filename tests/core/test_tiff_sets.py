@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_each_file_of_a_set_of_positions_is_its_own(tmp_path: Path) -> None:
         assert f"whose pixels lie in this file was read (scene {n})" in stack.guess
         for other in range(3):  # pixels and scale go together, wherever they lie
             asked = read(path, scene=other)
+            assert asked.guess == ""
             np.testing.assert_array_equal(asked.movie(), numbered((3, 9, 8)) + 1000 * other)
             assert asked.pixel_size["X"] == pytest.approx((other + 1) / 10)
 
@@ -74,6 +76,25 @@ def test_a_position_that_was_copied_alone_keeps_its_scale(tmp_path: Path) -> Non
     stack = read(last)
     np.testing.assert_array_equal(stack.movie(), numbered((3, 9, 8)) + 2000)
     assert stack.pixel_size["X"] == pytest.approx(0.3)
+
+
+def test_another_file_of_a_set_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    first, other, _ = positions(tmp_path)
+    other.write_bytes(other.read_bytes()[:-100])
+    said = r"pos1\.ome\.tif, a file of the same set, is damaged: it ends"
+    with pytest.raises(ValueError, match=said):
+        read(first)
+
+
+def test_what_tifffile_says_is_kept_from_the_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = positions(tmp_path)
+    others[0].unlink()
+    with caplog.at_level(logging.WARNING):
+        read(first).movie()
+    assert not [record for record in caplog.records if record.name == "tifffile"]
+    assert not logging.getLogger("tifffile").filters
 
 
 def test_frames_in_files_that_are_not_there_are_told_by_name(
@@ -103,14 +124,38 @@ def test_frames_in_files_that_are_not_there_are_told_by_name(
     assert capfd.readouterr().err == ""  # tifffile would tell the same at each access
 
 
-def test_pyramids_are_read_at_full_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_pyramids_are_read_at_full_size(tmp_path: Path, compression: str | None) -> None:
     truth = numbered((4, 64, 64))
+    options: dict[str, Any] = {"tile": (32, 32), "compression": compression}
+    options["photometric"] = "minisblack"
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
-        tif.write(truth, subifds=1, tile=(32, 32), metadata={"axes": "TYX"})
-        tif.write(truth[:, ::2, ::2], subfiletype=1, tile=(32, 32))
+        tif.write(truth, subifds=1, metadata={"axes": "TYX"}, **options)
+        tif.write(truth[:, ::2, ::2], subfiletype=1, **options)
     stack = read(tmp_path / "a.ome.tif")
+    assert stack.guess == ""
     np.testing.assert_array_equal(stack.movie(), truth)
     np.testing.assert_array_equal(stack.movie(frames=slice(1, 3)), truth[1:3])
+
+
+def test_each_image_of_a_file_in_pieces_can_be_read(tmp_path: Path) -> None:
+    """tifffile finds wrong pages for the last image where all of its pixels lie together."""
+    movies = [numbered((6, 32 // n, 32 // n)) for n in (1, 2, 4)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(movies[0], tile=(16, 16), photometric="minisblack", metadata={"axes": "TYX"})
+        for movie in movies[1:]:
+            tif.write(movie, photometric="minisblack", metadata={"axes": "TYX"})
+    for number, movie in enumerate(movies):
+        np.testing.assert_array_equal(read(tmp_path / "a.tif", scene=number).movie(), movie)
+
+
+def test_a_compressed_file_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbered((5, 32, 32)), compression="zlib", metadata={"axes": "TYX"})
+    stack = read(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="no longer there"):
+        stack.movie()
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

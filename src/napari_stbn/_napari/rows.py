@@ -5,13 +5,15 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, Literal
+from typing import Any
 
 from magicgui.backends._qtpy.widgets import FloatSpinBox as QtFloatSpinBox
 from magicgui.backends._qtpy.widgets import QBaseRangedWidget
 from magicgui.widgets import CheckBox, ComboBox, LineEdit, SpinBox
 from magicgui.widgets.bases import RangedWidget, ValueWidget
 from qtpy.QtWidgets import QDoubleSpinBox
+
+from napari_stbn._annotated import annotation_of
 
 __all__ = ["check_values", "field_row", "field_rows", "number_row"]
 
@@ -58,7 +60,7 @@ def field_rows(cls: type, leave_out: typing.Collection[str] = ()) -> dict[str, V
 
 def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
     """The row of one field."""
-    details, words, kind, optional = _parts(hint)
+    details, words, kind, optional = annotation_of(hint)
     options = {
         "name": field.name,
         "label": details.get("label", field.name.replace("_", " ").capitalize()),
@@ -66,8 +68,7 @@ def field_row(field: Field[Any], hint: Any) -> ValueWidget[Any]:
     }
     default: Any = None if field.default is MISSING else field.default
     if words:
-        choices = sorted(words, key=lambda word: word != "auto")
-        return ComboBox(value=default, choices=choices, **options)
+        return ComboBox(value=default, choices=words, **options)
     if kind is bool:
         return CheckBox(value=default, **options)
     if kind in (int, float):
@@ -101,7 +102,7 @@ def check_values(cls: type, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if typing.get_origin(hints.get(name)) is not typing.Annotated:
             continue
-        details, words, kind, optional = _parts(hints[name])
+        details, words, kind, optional = annotation_of(hints[name])
         if value is None:
             good = optional
         elif words:
@@ -114,20 +115,6 @@ def check_values(cls: type, values: Mapping[str, Any]) -> None:
             good = not isinstance(kind, type) or isinstance(value, kind)
         if not good:
             raise ValueError(f"{name} cannot be {value!r}")
-
-
-def _parts(hint: Any) -> tuple[dict[str, Any], list[Any], Any, bool]:
-    """Of an annotation: details, words to choose from, kind of value, whether None will do."""
-    annotation, details = typing.get_args(hint)[:2]
-    parts = typing.get_args(annotation)
-    words = [
-        word
-        for part in (annotation, *parts)
-        if typing.get_origin(part) is Literal
-        for word in typing.get_args(part)
-    ]
-    kind = next((part for part in parts if part is not type(None)), annotation)
-    return details, words, kind, type(None) in parts
 
 
 def number_row(
