@@ -15,6 +15,7 @@ Examples
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,13 @@ __all__ = [
 
 # Silent unless the program that uses it asks: ``logging.basicConfig(level=logging.INFO)``.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# Threads of torch that wait for each other keep a core busy for a millisecond first. Where other
+# programs want the cores too, that holds up the very thread that is waited for: a small fit took
+# 33 s on two cores that were taken, and so 7 s. On idle ones it takes as long as before. OpenMP
+# reads this when torch is loaded, which comes later.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 _MODULE_OF = {
     "STBN": "network",

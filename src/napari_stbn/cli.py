@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         when the input, the options or the output would not do (one sentence on the error stream),
         130 when stopped.
     """
-    _wait_briefly()
     with _on_signals(_end_at_once):
         from ._command_options import parser  # torch takes seconds to load
     try:
@@ -53,17 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"napari-stbn: stopped; {str(stop) or _NOTHING}", file=sys.stderr)
         return _STOPPED
-
-
-def _wait_briefly() -> None:
-    """Let threads that wait for each other sleep soon; to be said before torch is loaded.
-
-    OpenMP's keep a core busy for a millisecond first. Where other programs want the cores too, that
-    holds up the very thread that is waited for: a small fit took 33 s on two cores that were taken,
-    and so 7 s. On idle ones it takes as long as before.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:

@@ -552,23 +552,6 @@ def test_stopping_between_two_files_says_which_is_there(
     assert (tmp_path / "u.tif").exists()
 
 
-@pytest.mark.parametrize(
-    ("given", "count"),
-    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
-)
-def test_threads_wait_briefly_unless_the_user_says_how(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], count: str | None
-) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(name, "")  # so that it is put back
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert os.environ.get("GOMP_SPINCOUNT") == count
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_heard_while_the_program_still_starts(number: signal.Signals) -> None:
