@@ -164,7 +164,7 @@ def _movies(options: argparse.Namespace) -> Iterator[Movie]:
         seed = FIRST_SEED + 500 + list(SCENES).index(name)
         light = scene(name, tuple(options.shape), seed)
         for photons in options.photons:
-            yield _recorded(name, light, photons)
+            yield recorded(name, light, photons)
     for name in options.processed:
         yield from _processed(name, options)
     for path in sorted(options.data.glob("*.tif*")) if options.data is not None else ():
@@ -228,10 +228,10 @@ def _with_noise(path: Path, photons: float, options: argparse.Namespace) -> Movi
     measured = _crop(path, options)
     low, high = (float(np.percentile(measured, p)) for p in (0.1, 99.9))
     light = np.clip((measured - low) / (high - low), 0, 1.5)
-    return _recorded(path.stem, light, photons)
+    return recorded(path.stem, light, photons)
 
 
-def _recorded(name: str, light: NDArray[Any], photons: float) -> Movie:
+def recorded(name: str, light: NDArray[Any], photons: float) -> Movie:
     """What our camera makes of light of which 1 is so many photons."""
     camera = stbn.PoissonGaussianNoise(gain=2.0, offset=100.0, read_noise=1.6)
     clean = camera.offset + camera.gain * photons * light

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from ._fit_parts import Adam, Average, FitFile, Schedule
 from ._fit_path import FitPath
-from ._held_out import HeldOutScore, Start, held_out_score
-from ._settling import settle
+from ._held_out import HeldOutScore, Start, held_out_score, score_priors
+from ._least_squares import Seen, solve_last
+from ._settling import Settled, settle
 from ._training_config import TrainingConfig
+from ._width import keep_width, looked_at
 from .clips import ClipSampler
 from .network import STBN
 from .precision import Precision
@@ -34,6 +36,8 @@ _WORST = 1e30  # stands for a loss that was not measured yet, where infinity can
 # rate gained .1 dB on average of ten movies, and .4 on what the weights knew least; in 50 it learnt
 # more by heart at 5 photons, and lost .06.
 _FEW, _FASTEST = 40.0, 3.0
+# Clips that the last layer is solved on beside those with held-out blocks, one for so many steps.
+_MORE_CLIPS, _STEPS_A_CLIP = 6, 8
 _GAIN = 2e-4  # nats a pixel: about 0.03 dB where the error is a quarter of the noise
 
 
@@ -116,6 +120,8 @@ class Fit:
         warm: bool,
     ) -> None:
         _check(model, movies)
+        self._filter = model.near.weight.clone(), model.near.noise.clone()
+        model.near.clear()  # it is of another movie
         if warm:
             config = _gently(config, movies)
         self.model, self.config, self.generator = model, config, generator
@@ -279,12 +285,36 @@ class Fit:
     def close(self) -> None:
         """Leave the averaged weights in the model; from learnt ones, as far as they gain."""
         self.average.swap()
-        if self._start is None:
-            return
-        if self._start.loss is not None and self._scored_at != self.step:  # stopped between checks
-            self._start.last = self._score()
-        passes = self.step * self._passes_a_step
-        settle(self._path, self._start, self._held_out, passes, self._pixels)
+        settled = Settled(0.0)
+        if self._start is not None:
+            if self._start.loss is not None and self._scored_at != self.step:
+                self._start.last = self._score()  # stopped between checks
+            passes = self.step * self._passes_a_step
+            settled = settle(self._path, self._start, self._held_out, passes, self._pixels)
+        if self._start is not None and not settled.part:
+            self.model.near.set(*self._filter)  # all is as it was
+        elif self.step > self.skipped:
+            self._solve_last(settled)
+
+    @torch.no_grad()
+    def _solve_last(self, settled: Settled) -> None:
+        """Take the last step, which is linear; set the width by what all steps changed."""
+        device = next(self.model.parameters()).device
+        more = min(_MORE_CLIPS, self.step // _STEPS_A_CLIP)
+        seen = []
+        for number, (clip, weight) in enumerate(self._sampler.learnt_from(more)):
+            clip = clip.to(device)
+            known = settled.after[number : number + 1]
+            looked = known[0] if known else looked_at(self._path, clip)
+            seen.append(Seen(clip, weight.to(device), *looked))
+        held_out = seen[: len(self._held_out)]
+        priors, clips = [s.prior for s in held_out], [s.clip for s in held_out]
+        score = score_priors(priors, clips)
+        priors, score = solve_last(self.model, seen, score) or (priors, score)
+        if self._start is not None:
+            self._start.last = score
+            after = [(p, s.features) for p, s in zip(priors, held_out, strict=False)]
+            keep_width(self.model, self._start, clips, settled.before, after)
 
 
 def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:

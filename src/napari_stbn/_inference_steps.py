@@ -17,6 +17,7 @@ from .devices import is_out_of_memory, release_cached
 from .flow.field import align
 from .network import STBN, STBNConfig
 from .network.frozen import FrozenSTBN
+from .network.nearby import REACH
 from .network.stbn import Direction, head_radius, state_radius
 from .precision import DTYPES, Precision
 from .preparation import PreparedMovie
@@ -82,6 +83,7 @@ class Runner:
         self.tile = plan.tile
         self.device = next(model.parameters()).device
         self.frames, self.height, self.width = movie.shape
+        self._kept: dict[int, Tensor] = {}
 
     def step(
         self, direction: Direction, t: int, neighbour: Tensor | None
@@ -107,8 +109,13 @@ class Runner:
             state_radius(self.model.config),
         )
 
-    def predict(self, past: Tensor, future: Tensor) -> Generator[None, None, Tensor]:
-        """Prior (1, K, Y, X) from both states of a frame, averaged over the patches' origins."""
+    def predict(
+        self, t: int, past: Tensor, future: Tensor, *, seen: range | None = None
+    ) -> Generator[None, None, Tensor]:
+        """Prior (1, K, Y, X) of frame t from both states, averaged over the patches' origins.
+
+        Where a result depends on some frames only, those are `seen`.
+        """
         priors = []
         for origin in self.origins:
             prior = yield from self._tiled(
@@ -117,7 +124,9 @@ class Runner:
                 head_radius(self.model.config),
             )
             priors.append(prior)
-        return torch.stack(priors).mean(0)
+        seen = seen or range(self.frames)
+        prior = torch.stack(priors).mean(0)
+        return self.network.near.of_frame(prior, t, self._raw_frame, seen.start, seen.stop)
 
     def window(self, start: int, stop: int) -> DenoisedWindow:
         """Room for the result of some frames."""
@@ -155,6 +164,14 @@ class Runner:
         trust = torch.where(valid, 1 - doubted, 0.0)
         window.mean[place] = torch.where(trust > 0, torch.lerp(blind, mean, trust), blind)
         window.std[place] = torch.where(trust > 0, torch.lerp(blind_std, std, trust), blind_std)
+
+    def _raw_frame(self, t: int) -> Tensor:
+        """Frame t (1, C, Y, X) in network units; those around the one before are kept."""
+        if t not in self._kept:
+            self._kept[t] = self.movie.inputs[t][None].to(self.device)
+            for other in [s for s in self._kept if abs(s - t) > 2 * REACH]:
+                del self._kept[other]
+        return self._kept[t]
 
     def _frame(self, t: int) -> Tensor:
         """Network input (1, C', Y, X) at frame t."""

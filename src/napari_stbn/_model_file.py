@@ -19,7 +19,8 @@ __all__ = ["FORMAT_VERSION", "ModelFile", "read_model_file", "write_model_file"]
 
 # 2: networks may be told of the noise; 3: a flow student may be there; 4: a network for the flow
 # 5: colours may be denoised as components
-FORMAT_VERSION = 5
+# 6: a filter over nearby pixels
+FORMAT_VERSION = 6
 _KEY = "napari_stbn"
 
 

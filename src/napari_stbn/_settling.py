@@ -14,15 +14,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ._fit_path import FitPath
 from ._held_out import HeldOutScore, Start, score_priors
-from ._width import compared, keep_width, looked_at
+from ._width import compared, looked_at
 from .clips import Clip
 
-__all__ = ["settle"]
+__all__ = ["Settled", "settle"]
 
 _logger = logging.getLogger(__name__)
 # Fits to simulated movies of 4 to 80 photons and 0.1 to 0.6 megapixels. What they learnt by heart
@@ -39,8 +41,29 @@ _LEAST, _MOST = -0.8, 1.0
 _SURE = 2.0  # standard errors: on a part of the way a loss would be a surprise
 
 
+class Settled(NamedTuple):
+    """How far a fit was followed, and both ends' predictions of the held-out clips.
+
+    Attributes
+    ----------
+    part : float
+        0 to 1. 0 where the fit was not measured, or the squared error surely rose even on a part of
+        the way; then there are no predictions.
+    before : sequence of Tensor, shape (1, T, K, H, W)
+        Priors by the start.
+    after : sequence of (Tensor, Tensor)
+        What `looked_at` gives at the end.
+    """
+
+    part: float
+    before: Sequence[Tensor] = ()
+    after: Sequence[tuple[Tensor, Tensor]] = ()
+
+
 @torch.no_grad()
-def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pixels: int) -> float:
+def settle(
+    path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pixels: int
+) -> Settled:
     """Set the weights of a fit that is done to a part of the way from its start, in place.
 
     Parameters
@@ -58,13 +81,11 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pi
 
     Returns
     -------
-    float
-        The part, 0 to 1. 0 where the fit was not measured, or the squared error surely rose even on
-        a part of the way.
+    Settled
     """
     if start.score is None or start.last is None or not math.isfinite(start.last.loss):
         start.put_back()
-        return 0.0
+        return Settled(0.0)
     device = next(path.model.parameters()).device
     clips = [clip.to(device) for clip in clips]
     fitted = [path.prior(clip) for clip in clips]
@@ -77,17 +98,16 @@ def settle(path: FitPath, start: Start, clips: Sequence[Clip], passes: float, pi
         share = _gained(start.last, start.score, changed, stated, often)
     if not math.isfinite(share):
         start.put_back()
-        return 0.0
+        return Settled(0.0)
     part = (1 + share) / 2
     start.move(part)
     after = [looked_at(path, clip) for clip in clips]
     start.last = score_priors((prior for prior, _ in after), clips)
     if start.last.surely_above(start.score, _SURE):
         start.put_back()
-        return 0.0
-    keep_width(path.model, start, clips, before, after)
+        return Settled(0.0)
     _logger.info("the fit is followed %.0f %% of the way from its start", 100 * part)
-    return part
+    return Settled(part, before, after)
 
 
 def _gained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ Extent = tuple[int, int, int]  # along frames, rows, columns
 _HELD_OUT_SHARE = 0.04  # of all pixels, at most
 _HELD_OUT_SIZE = 64  # px: larger than the clips of the fit, as whole frames will be
 HELD_OUT_BLOCK = (2, 8, 8)  # frames, rows, columns
+_TRIES = 16  # places for a crop, of which the one that others see least is taken
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,59 @@ class ClipSampler:
             clips.append(Clip.of([part[None] for part in crop], movie.units))
         return clips
 
+    def learnt_from(self, more: int) -> list[tuple[Clip, Tensor]]:
+        """Return what steps may learn from, in crops as large as those with held-out blocks.
+
+        Parameters
+        ----------
+        more : int
+            Crops beside those with held-out blocks, where those leave much out. Each channel has
+            at least one.
+
+        Returns
+        -------
+        list of (Clip, Tensor)
+            Those of `held_out`, then the others, in which no pixel is held out; and the weight of
+            each pixel, shape (1, T, 1, H, W): one that is in several crops weighs no more in all.
+        """
+        places = [(which, corner, extent) for which, corner, extent, _ in self._held_out]
+        counts = [torch.zeros(movie.valid.shape) for movie in self.movies]
+        for which, corner, extent in places:
+            self._crop_of(counts[which], corner, extent).add_(1)
+        seen = {self.movies[which].units for which, *_ in places}
+        for which, movie in enumerate(self.movies):
+            if movie.units not in seen:  # another channel, which may look like nothing else
+                seen.add(movie.units)
+                places.append(self._place(which))
+                self._crop_of(counts[which], *places[-1][1:]).add_(1)
+        for _ in range(more):
+            if all(bool(count.all()) for count in counts):
+                break
+            place = min((self._place() for _ in range(_TRIES)), key=partial(self._seen, counts))
+            places.append(place)
+            self._crop_of(counts[place[0]], *place[1:]).add_(1)
+        clips = self.held_out()
+        for which, corner, extent in places[len(clips) :]:
+            nothing = torch.zeros_like(self._fit_weight[which])
+            crop = self._crop(self.movies[which], nothing, corner, extent)
+            clips.append(Clip.of([part[None] for part in crop], self.movies[which].units))
+        weights = [w / n.clamp(min=1) for w, n in zip(self._fit_weight, counts, strict=True)]
+        own = [self._crop_of(weights[which], *place)[None] for which, *place in places]
+        return list(zip(clips, own, strict=True))
+
+    def _seen(self, counts: Sequence[Tensor], place: tuple[int, Extent, Extent]) -> float:
+        """Part of a crop that others have, by how many have each pixel."""
+        which, corner, extent = place
+        return float((self._crop_of(counts[which], corner, extent) > 0).float().mean())
+
+    def _place(self, which: int | None = None) -> tuple[int, Extent, Extent]:
+        """Movie, corner and extent of a random crop as large as those with held-out blocks."""
+        if which is None:
+            which = int(torch.multinomial(self._chance, 1, generator=self.generator))
+        movie = self.movies[which]
+        extent = self._extent(movie, max(self.size, _HELD_OUT_SIZE))
+        return which, self._corner(movie, extent), extent
+
     def _hold_out(self, count: int, pixels: int) -> list[tuple[int, Extent, Extent, Tensor]]:
         """Choose clips and blocks in them; take the blocks out of the fit."""
         side = max(self.size, _HELD_OUT_SIZE)
@@ -181,10 +236,8 @@ class ClipSampler:
         share = min(0.25, _HELD_OUT_SHARE * pixels / (count * t * h * w))
         chosen = []
         for _ in range(count):
-            which = int(torch.multinomial(self._chance, 1, generator=self.generator))
+            which, corner, extent = self._place()
             movie = self.movies[which]
-            extent = self._extent(movie, side)
-            corner = self._corner(movie, extent)
             # Smaller blocks in a tiny clip, or nothing would remain to fit to.
             size = [min(b, max(1, n // 4)) for n, b in zip(extent, HELD_OUT_BLOCK, strict=True)]
             blocks = torch.rand(
@@ -224,16 +277,21 @@ class ClipSampler:
         self, movie: PreparedMovie, weight: Tensor, corner: Extent, extent: Extent
     ) -> list[Tensor]:
         """Inputs, intensities, weight, flow to previous, flow to next of a crop."""
-        t, h, w = extent
-        rows, columns = slice(corner[1], corner[1] + h), slice(corner[2], corner[2] + w)
-        frames, pairs = slice(corner[0], corner[0] + t), slice(corner[0], corner[0] + t - 1)
+        pairs = (extent[0] - 1, *extent[1:])
+        crop = self._crop_of
         return [
-            movie.inputs[frames, :, rows, columns],
-            movie.intensities[frames, :, rows, columns],
-            weight[frames, :, rows, columns].float(),
-            movie.flow_to_previous[pairs, :, rows, columns],
-            movie.flow_to_next[pairs, :, rows, columns],
+            crop(movie.inputs, corner, extent),
+            crop(movie.intensities, corner, extent),
+            crop(weight, corner, extent).float(),
+            crop(movie.flow_to_previous, corner, pairs),
+            crop(movie.flow_to_next, corner, pairs),
         ]
+
+    @staticmethod
+    def _crop_of(x: Tensor, corner: Extent, extent: Extent) -> Tensor:
+        """A crop of (T, C, Y, X); nothing is copied."""
+        frames, rows, columns = (slice(c, c + n) for c, n in zip(corner, extent, strict=True))
+        return x[frames, :, rows, columns]
 
     def _integer(self, below: int) -> int:
         """Random integer from 0 to `below` - 1."""

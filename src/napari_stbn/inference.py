@@ -111,7 +111,7 @@ def denoise_frames(
         window = runner.window(start, stop)
         for t in range(start, stop):
             past = yield from _telling(runner.step("from_past", t, past), done / total)
-            prior = yield from _telling(runner.predict(past, future.pop(t)), done / total)
+            prior = yield from _telling(runner.predict(t, past, future.pop(t)), done / total)
             runner.finish(t, prior, window)
             done += (total - first_pass) / runner.frames
             yield min(1.0, done / total)
@@ -177,7 +177,8 @@ def predict_block(
     for t in range(first, stop):
         past = yield from _telling(runner.step("from_past", t, past), next(done))
         if t >= start:
-            prior = yield from _telling(runner.predict(past, future.pop(t)), next(done))
+            predicted = runner.predict(t, past, future.pop(t), seen=range(first, last))
+            prior = yield from _telling(predicted, next(done))
             take(t, prior)
 
 
@@ -222,7 +223,7 @@ def denoise_frame(
         future = yield from runner.step("from_future", s, future)
     if past is None or future is None:
         raise IndexError(f"frame must be from 0 to {runner.frames - 1}, got {t}")
-    prior = yield from runner.predict(past, future)
+    prior = yield from runner.predict(t, past, future)
     window = runner.window(t, t + 1)
     runner.finish(t, prior, window)
     return replace(window, fraction=1.0)

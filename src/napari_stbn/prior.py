@@ -27,7 +27,9 @@ __all__ = [
     "Units",
     "blind_loss",
     "network_input",
+    "noise_in_network_units",
     "pixel_loss",
+    "pixel_residual",
     "posterior",
     "prior_mean",
     "prior_std",
@@ -195,6 +197,40 @@ def pixel_loss(
         trace = sum((matrix[i][i] for i in range(len(units))), start=torch.zeros(())) / len(units)
         half = half * trace.detach() ** beta
     return half[:, :, None]
+
+
+def pixel_residual(
+    prior: Tensor, noisy: Tensor, units: Sequence[Units], channel: int
+) -> tuple[Tensor, Tensor]:
+    """What the prior mean misses of the noisy pixels, in units of its stated deviation.
+
+    Parameters
+    ----------
+    prior : Tensor, shape (N, T, K, H, W), float32
+    noisy : Tensor, shape (N, T, C, H, W) [user's units]
+    units : sequence of Units, length C
+    channel : int
+
+    Returns
+    -------
+    residual, slope : Tensor, shape (N, T, H, W)
+        The residual, and by how much it falls for each network unit that is added to the mean.
+        Without a noise model or a covariance deviations count as one network unit.
+    """
+    unit, c = units[channel], len(units)
+    if any(u.noise is None for u in units) or prior.shape[2] == c:
+        residual = unit.to_network(noisy[:, :, channel]) - prior[:, :, channel]
+        return residual, torch.ones_like(residual)
+    residuals, _ = _standard_residual(prior, noisy, units)
+    # A step in stabilised values is one in units of the noise.
+    deviation = _total_covariance(prior, units)[channel][channel].sqrt()
+    return residuals[channel] / deviation, unit.scaling.scale / deviation
+
+
+def noise_in_network_units(units: Sequence[Units]) -> Tensor:
+    """Variance of each channel's noise, shape (C,) [network units]; 1 where it is not known."""
+    known = [1.0 if unit.noise is None else unit.scaling.scale**-2 for unit in units]
+    return torch.tensor(known)
 
 
 def square_error(prior: Tensor, noisy: Tensor, units: Sequence[Units], weight: Tensor) -> Tensor:

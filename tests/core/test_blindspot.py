@@ -118,7 +118,11 @@ def scenes(draw: st.DrawFn) -> tuple[Scene, int, int, int]:
     y = draw(st.one_of(st.sampled_from([0, 1, h - 2, h - 1]), st.integers(0, h - 1)))
     x = draw(st.one_of(st.sampled_from([0, 1, w - 2, w - 1]), st.integers(0, w - 1)))
     seed, every_path = draw(st.integers(0, 2**31 - 1)), draw(st.booleans())
-    return Scene.make(config, (t, h, w), seed, every_path=every_path), frame, y, x
+    scene = Scene.make(config, (t, h, w), seed, every_path=every_path)
+    if draw(st.booleans()):  # with a filter over nearby pixels, as after a fit
+        near = scene.model.near
+        near.set(0.1 + torch.rand(near.weight.shape), torch.ones_like(near.noise))
+    return scene, frame, y, x
 
 
 @settings(deadline=None, max_examples=60)

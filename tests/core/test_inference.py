@@ -65,6 +65,7 @@ def random_model(config: STBNConfig = TINY) -> STBN:
         last = model.head[-1]
         assert isinstance(last, nn.Conv2d)
         last.weight *= 5
+        model.near.set(0.03 * torch.randn(model.near.weight.shape), model.near.noise)
     return model.place(torch.device("cpu")).eval()
 
 

@@ -168,7 +168,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_with_what_to_do(model_path: Path, tmp_path: Path) -> None:
     path = rewritten(model_path, tmp_path / "new.stbn", format_version=FORMAT_VERSION + 1)
-    with pytest.raises(ValueError, match=r"has format 6, .* reads up to 5; update napari-stbn"):
+    with pytest.raises(ValueError, match=r"has format 7, .* reads up to 6; update napari-stbn"):
         Denoiser.load(path)
 
 

@@ -87,7 +87,7 @@ def test_weights_come_to_lie_on_the_way_from_the_start(known: bool, channels: in
     path, start, end = moved(config, held)
     assert start.score is not None
     start.last = HeldOutScore(start.score.losses, start.score.errors, start.score.pixels)
-    part = settle(path, start, held, 100.0, 100_000)
+    part = settle(path, start, held, 100.0, 100_000).part
     assert 0.1 < part < 0.6, "no gain was measured, and each pixel was seen often"
     begun = start.values[[p is path.model.last.weight for p in start.parameters].index(True)][0]
     torch.testing.assert_close(path.model.last.weight[0], begun + part * (end - begun))
@@ -106,7 +106,7 @@ def test_a_start_comes_back_over_a_fit_that_is_worse_or_unmeasured(how: str) -> 
     else:
         bad = start.score.errors * math.nan
         start.last = None if how == "unmeasured" else HeldOutScore(bad, bad, start.score.pixels)
-    assert settle(path, start, held, 1.0, 100_000) == 0
+    assert settle(path, start, held, 1.0, 100_000).part == 0
     for weight, first in zip(start.parameters, start.values, strict=True):
         assert torch.equal(weight, first)
 
@@ -117,5 +117,5 @@ def test_a_fit_that_changed_nothing_is_left_alone() -> None:
     start = Start(list(model.parameters()))
     path = FitPath(model, "float32")
     start.score = start.last = held_out_score(path, held)
-    assert settle(path, start, held, 50.0, 100_000) == 1
+    assert settle(path, start, held, 50.0, 100_000).part == 1
     torch.testing.assert_close(model.last.weight[0], start.values[-1][0], rtol=1e-6, atol=1e-8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_stbn import Denoiser, Stack, STBNConfig, simulate
+from napari_stbn import Denoiser, Stack, STBNConfig, _fit, simulate
 from napari_stbn._start import WEIGHTS, first_model, pretrained_model
 from napari_stbn.network import STBN
 from napari_stbn.presets import PRESETS
@@ -29,7 +29,10 @@ def weights(model: STBN | None) -> torch.Tensor:
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that was fitted to the movie for a while."""
     first = Denoiser(device="cpu", network=TINY, precision="float32", flow="none")
-    first.fit(MOVIE, training=TrainingConfig(max_steps=150, clip_frames=4, clip_size=16))
+    with pytest.MonkeyPatch.context() as patched:
+        # All that such a network knows would be in its filter, which a fit begins without.
+        patched.setattr(_fit, "solve_last", lambda *_: None)
+        first.fit(MOVIE, training=TrainingConfig(max_steps=150, clip_frames=4, clip_size=16))
     return first.save(tmp_path_factory.mktemp("learnt") / "learnt.stbn")
 
 
@@ -48,6 +51,19 @@ def test_a_fit_that_gets_worse_ends_with_its_start(learnt: Path) -> None:
     assert not last.held_out < last.start_held_out + 0.1, "the example must get much worse"
     assert torch.equal(weights(fitted.model), weights(first_model(learnt, TINY, 0).model))
     assert fitted.denoise(MOVIE).report["start_held_out_loss"] == last.start_held_out
+
+
+def test_a_start_that_comes_back_has_its_filter(learnt: Path) -> None:
+    first = Denoiser.load(learnt, device="cpu")
+    assert first.model is not None
+    filtering = first.model.near.weight + 0.01
+    first.model.near.set(filtering, first.model.near.noise)
+    path = first.save(learnt.with_name("filtering.stbn"), overwrite=True)
+    worse = TrainingConfig(max_steps=5, clip_size=16, warm_learning_rate=20.0)
+    fitted = warm(path).fit(MOVIE, training=worse)
+    assert fitted.model is not None
+    assert fitted.model.near.active
+    assert torch.equal(fitted.model.near.weight, filtering)
 
 
 def test_a_fit_that_gets_better_is_kept(learnt: Path) -> None:

@@ -37,6 +37,7 @@ class FrozenSTBN:
             }
             self._fuse = [link(module, dtype) for module in model.fuse]
             self._prediction = Prediction.of(model, dtype)
+        self.near = model.near
 
     @torch.no_grad()
     def begin(self, direction: Direction, frame: Tensor) -> Tensor:

@@ -103,7 +103,8 @@ def paired_forward(
     )
     prior = Prediction.of(model, dtype)(states, gradient=torch.is_grad_enabled())
     by_time: Tensor = prior.unflatten(0, (t, n))
-    return by_time.transpose(0, 1)
+    whole: Tensor = model.near(by_time.transpose(0, 1), frames)
+    return whole
 
 
 def _paired_index(past: WarpIndex, future: WarpIndex) -> WarpIndex:

@@ -4,6 +4,7 @@ Features travel through time twice, forward and backward (`Propagation`): at eac
 the neighbouring frame is warped along the flow and joined with the frame by a blind-spot alignment
 block. Both states of a frame then pass the spatial receptive-field expansion
 (`SpatialExpansion`) and a head that gives the prior of every pixel: mean and covariance factor.
+After a fit a linear filter over the pixels around may add to the mean (`NearbyPixels`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from ..flow.field import align_index, gather
 from .blindspot import BlindSpotConv2d, DilatedResidual, patch_shuffle, patch_unshuffle
 from .config import STBNConfig
+from .nearby import NearbyPixels
 
 __all__ = ["STBN", "AlignmentBlock", "SpatialExpansion"]
 
@@ -161,6 +163,7 @@ class STBN(nn.Module):
             *(DilatedResidual(w) for _ in range(config.head_blocks)),
             nn.Conv2d(w, config.outputs, 1, bias=False),
         )
+        self.near = NearbyPixels(config)
         self._initialise()
 
     def place(self, device: torch.device) -> STBN:
@@ -251,8 +254,9 @@ class STBN(nn.Module):
         prior = self.predict(
             torch.cat(past), torch.cat(future[::-1])
         )  # frames stacked over the batch
-        stacked: Tensor = prior.unflatten(0, (t, -1))
-        return stacked.transpose(0, 1)
+        stacked = prior.unflatten(0, (t, -1))
+        whole: Tensor = self.near(stacked.transpose(0, 1), frames)
+        return whole
 
     def begin(self, direction: Direction, frame: Tensor) -> Tensor:
         """State (N, width, H, W) at the first frame of a direction, whose hidden state is zero."""
