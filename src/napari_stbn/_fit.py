@@ -6,13 +6,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
-from zlib import crc32
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ._fit_movies import check, frames_seen, gently, identity_of, passes_a_step, pixels_of
 from ._fit_parts import Adam, Average, FitFile, Schedule
 from ._fit_path import FitPath
 from ._held_out import HeldOutScore, Start, held_out_score, score_priors
@@ -25,10 +24,9 @@ from .network import STBN
 from .precision import Precision
 from .preparation import PreparedMovie
 
-__all__ = ["Checks", "Fit", "frames_seen"]
+__all__ = ["Checks", "Fit"]
 
 _STEPS_A_CHECK = 6  # at least, where the number of steps is known
-_PASSES = 100  # over all pixels, in a fit from learnt weights under a time budget
 _TRIED = 3  # steps in a row whose gradient is not finite, before the safe path is taken
 _GIVEN_UP = 10  # the same, before the fit ends with an error
 _WORST = 1e30  # stands for a loss that was not measured yet, where infinity cannot be written
@@ -119,15 +117,15 @@ class Fit:
         average: Average | None,
         warm: bool,
     ) -> None:
-        _check(model, movies)
+        check(model, movies)
         self._filter = model.near.weight.clone(), model.near.noise.clone()
         model.near.clear()  # it is of another movie
         if warm:
-            config = _gently(config, movies)
+            config = gently(config, movies)
         self.model, self.config, self.generator = model, config, generator
-        self._pixels, self._passes_a_step = _pixels(movies), _passes_a_step(movies, config)
+        self._pixels, self._passes_a_step = pixels_of(movies), passes_a_step(movies, config)
         self.step, self.skipped, self.elapsed, self.learning_rate = 0, 0, 0.0, 0.0
-        self.identity = _identity(model, movies, config, precision)
+        self.identity = identity_of(model, movies, config, precision)
         extent = config.clip_frames, config.clip_size
         self._sampler = ClipSampler(movies, *extent, config.batch, generator)
         self._held_out = self._sampler.held_out()  # views: flow refined meanwhile is theirs too
@@ -300,6 +298,7 @@ class Fit:
     def _solve_last(self, settled: Settled) -> None:
         """Take the last step, which is linear; set the width by what all steps changed."""
         device = next(self.model.parameters()).device
+        # By the steps alone, also where they were broken off: so a run can be repeated.
         more = min(_MORE_CLIPS, self.step // _STEPS_A_CLIP)
         seen = []
         for number, (clip, weight) in enumerate(self._sampler.learnt_from(more)):
@@ -315,80 +314,3 @@ class Fit:
             self._start.last = score
             after = [(p, s.features) for p, s in zip(priors, held_out, strict=False)]
             keep_width(self.model, self._start, clips, settled.before, after)
-
-
-def frames_seen(model: STBN, config: TrainingConfig, *, warm: bool) -> int:
-    """Frames of the longest clip that a model has met after a fit: how far it can look.
-
-    A fit from learnt weights leaves them near enough to what they were to look as far as before.
-    Still scenes gain most by that.
-
-    Parameters
-    ----------
-    model : STBN
-        Before the fit.
-    config : TrainingConfig
-    warm : bool
-        Its weights were learnt before.
-
-    Returns
-    -------
-    int [frames]
-    """
-    before = model.clip_frames if warm else None
-    return max(config.clip_frames, before or 0)
-
-
-def _check(model: STBN, movies: Sequence[PreparedMovie]) -> None:
-    """Raise where the model cannot learn from the movies."""
-    if not movies:
-        raise ValueError("there is no movie to fit to")
-    for movie in movies:
-        if movie.inputs.shape[1] != model.config.channels:
-            raise ValueError(
-                f"the model takes {model.config.channels} channels, "
-                f"got a movie with {movie.inputs.shape[1]}"
-            )
-
-
-def _gently(config: TrainingConfig, movies: Sequence[PreparedMovie]) -> TrainingConfig:
-    """The plan of a fit from learnt weights.
-
-    Such a network is no longer unsure everywhere, which is what `beta` is for. A time budget says
-    how long at most: with more than 100 passes a fit learns the noise of a small movie by heart. On
-    one of half a million pixels 80 passes gained .6 dB over the start, and 350 ended below it.
-    """
-    config = replace(config, learning_rate=config.warm_learning_rate, beta=0.0)
-    if config.time_budget is None:
-        return config
-    enough = math.ceil(_PASSES / _passes_a_step(movies, config))
-    return replace(config, max_steps=min(config.max_steps, enough))
-
-
-def _pixels(movies: Sequence[PreparedMovie]) -> int:
-    """Of all frames."""
-    return sum(math.prod(movie.shape) for movie in movies)
-
-
-def _passes_a_step(movies: Sequence[PreparedMovie], config: TrainingConfig) -> float:
-    """Part of all pixels that a step sees."""
-    extent = (config.clip_frames, config.clip_size, config.clip_size)
-    seen = sum(config.batch * math.prod(map(min, extent, m.shape)) for m in movies) / len(movies)
-    return seen / _pixels(movies)
-
-
-def _identity(
-    model: STBN, movies: Sequence[PreparedMovie], config: TrainingConfig, precision: Precision
-) -> dict[str, Any]:
-    """Plain values that tell this fit from others.
-
-    Without the time budget: what noise and flow leave of it differs from run to run.
-    """
-    return {
-        "network": asdict(model.config),
-        "training": asdict(replace(config, time_budget=None, pace=None)),
-        "pace": [list(knot) for knot in config.pace or ()],
-        "start": crc32(b"".join(p.detach().cpu().numpy().tobytes() for p in model.parameters())),
-        "precision": precision,
-        "movies": [[*m.inputs.shape, crc32(m.intensities.cpu().numpy().tobytes())] for m in movies],
-    }

@@ -153,7 +153,7 @@ def _sums(model: STBN, seen: Seen, channel: int, noise: Tensor) -> _Sums:
         counts = weight[some]
         x, y = x * (counts * slope.flatten()[some])[:, None], counts * residual.flatten()[some]
         sums = x.T @ x, x.T @ y, y @ y, counts @ counts
-        parts.append(_Sums(*(value.double().cpu() for value in sums)))
+        parts.append(_Sums(*(value.cpu().double() for value in sums)))
     if not parts:
         size = features.shape[1] + 2 * around.shape[1]
         empty = torch.zeros(size, dtype=torch.float64)

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._fit import Fit, frames_seen
+from ._fit import Fit
+from ._fit_movies import frames_seen
 from ._fit_parts import Average, FitFile, Knot
 from ._training_config import UNLIMITED_STEPS, TrainingConfig
 from .network import STBN

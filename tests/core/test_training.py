@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_stbn import _fit, _fit_path, training
+from napari_stbn import _fit, _fit_movies, _fit_path, training
 from napari_stbn._held_out import HeldOutScore
 from napari_stbn.flow import Flow
 from napari_stbn.network import STBN, STBNConfig
@@ -244,7 +244,7 @@ def test_no_winding_down_while_gaining_or_when_not_asked(
 def test_learnt_weights_see_each_pixel_often_enough_and_no_more(
     movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch, warm: bool
 ) -> None:
-    monkeypatch.setattr(_fit, "_PASSES", 3)
+    monkeypatch.setattr(_fit_movies, "_PASSES", 3)
     config = TrainingConfig(
         max_steps=40, time_budget=60, clip_frames=2, clip_size=16, batch=3, patience=0
     )
