@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from os import PathLike
@@ -32,7 +33,7 @@ from .preparation import PreparedStack
 from .presets import PresetName, choose_turns
 from .result import DenoiseResult, Progress, StreamedResult
 from .stack import Stack
-from .training import TrainingConfig, frames_seen, training_steps
+from .training import GivenUpError, TrainingConfig, frames_seen, training_steps
 
 __all__ = ["DenoiseResult", "Denoiser", "Progress", "StreamedResult", "denoise"]
 
@@ -167,7 +168,8 @@ class Denoiser(FittedDenoiser):
     ) -> Generator[Progress, None, None]:
         """Fit as a generator: a loop over it is `fit`.
 
-        Closing it early stops the fit and keeps what was learnt.
+        Closing it early stops the fit and keeps what was learnt, which takes some seconds. Throwing
+        `napari_stbn.training.GivenUpError` into it ends it at once; an earlier model stays.
 
         Parameters and errors are those of `fit`.
 
@@ -193,7 +195,11 @@ class Denoiser(FittedDenoiser):
         plan = self._settled(course, asked, prepared, started)
         # The trial took a moment: who wants to cancel is asked before the next one.
         yield Progress("flow", 1.0, time.perf_counter() - started)
-        yield from self._take_steps(course, plan, prepared, file, started)
+        try:
+            yield from self._take_steps(course, plan, prepared, file, started)
+        except GivenUpError:
+            vars(self).update(before)
+            raise
 
     def _course(
         self, given: Stack, asked: Asked, started: float
@@ -315,6 +321,10 @@ class Denoiser(FittedDenoiser):
                 if updates is not None:
                     after = updates.after(step.part, model, self._average, moving)
                     spent = yield from relay(after, flowing)
+        except GivenUpError as given_up:
+            with suppress(GivenUpError):
+                steps.throw(given_up)
+            raise
         finally:
             steps.close()  # puts the averaged weights in place now, not at collection
             model.eval()

@@ -23,6 +23,7 @@ from .preparation import PreparedMovie
 
 __all__ = [
     "UNLIMITED_STEPS",
+    "GivenUpError",
     "TrainingConfig",
     "TrainingStep",
     "frames_seen",
@@ -74,6 +75,10 @@ class TrainingStep:
     start_held_out: float | None = None
 
 
+class GivenUpError(Exception):
+    """Thrown into the generator of a fit by who wants nothing of it: it ends at once."""
+
+
 def training_steps(
     model: STBN,
     movies: Sequence[PreparedMovie],
@@ -92,7 +97,8 @@ def training_steps(
     ----------
     model : STBN
         On the device where the fit shall run. When the generator ends, or is closed early, it holds
-        the averaged weights.
+        the averaged weights, which takes some seconds; after a `GivenUpError` those of the last
+        step.
     movies : sequence of PreparedMovie
         What to learn from; all with as many channels as the model.
     config : TrainingConfig
@@ -144,6 +150,7 @@ def training_steps(
     )
     file = FitFile(checkpoint, fit.identity)
     fit.restore(file)
+    kept = True
     try:
         while True:
             loss, held_out = fit.advance()
@@ -155,8 +162,12 @@ def training_steps(
                 fit.spend(spent)
             if file.due(fit.elapsed):
                 fit.save(file, beside() if beside else None)
+    except GivenUpError:
+        kept = False
+        raise
     finally:
-        fit.close()
+        if kept:
+            fit.close()
 
 
 def _told(fit: Fit, loss: float, held_out: float | None) -> TrainingStep:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_stbn import _fit, _fit_movies, _fit_path, training
+from napari_stbn import Denoiser, _fit, _fit_movies, _fit_path, training
 from napari_stbn._held_out import HeldOutScore
 from napari_stbn.flow import Flow
 from napari_stbn.network import STBN, STBNConfig
@@ -23,7 +23,7 @@ from napari_stbn.preparation import PreparedMovie, prepare_movie
 from napari_stbn.prior import blind_loss
 from napari_stbn.samples import simulate
 from napari_stbn.stack import IntensityScaling
-from napari_stbn.training import TrainingConfig, TrainingStep, training_steps
+from napari_stbn.training import GivenUpError, TrainingConfig, TrainingStep, training_steps
 
 TINY = STBNConfig(width=4, alignment_blocks=1, fusion_blocks=1, expansion_blocks=1)
 WIDER = replace(TINY, width=8)
@@ -319,6 +319,33 @@ def test_closing_early_leaves_the_average_of_the_weights_on_the_way(
     with torch.no_grad():
         out = model(movie.inputs[None], movie.flow_to_previous[None], movie.flow_to_next[None])
     assert torch.isfinite(out).all()
+
+
+def test_a_fit_that_is_given_up_ends_at_once(
+    movie: PreparedMovie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is worked out that nobody wants; the denoiser has the model that it had."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nobody wants it")
+
+    model = new_model()
+    config = TrainingConfig(max_steps=500, clip_frames=3, clip_size=16)
+    steps = training_steps(model, [movie], config, generator=torch.Generator().manual_seed(0))
+    next(steps)
+    denoiser = Denoiser(network=model.config, flow="none", precision="float32", device="cpu")
+    noisy = movie.intensities[:, 0].numpy()
+    denoiser.fit(noisy, training=replace(config, max_steps=1))
+    before, history = denoiser.model, denoiser.history
+    again = denoiser.fit_steps(noisy, training=config)
+    while next(again).step is None:
+        pass
+    monkeypatch.setattr(_fit.Fit, "close", refuse)
+    for broken_off in (steps, again):
+        with pytest.raises(GivenUpError):
+            broken_off.throw(GivenUpError())
+    assert denoiser.model is before
+    assert denoiser.history is history
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: range) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -214,6 +215,8 @@ class _Run:
         self.rate: tuple[int, float] | None = None  # step and time of work at the last report
 
     def steps(self) -> Generator[RunProgress | Look, None, Outcome]:
+        from napari_stbn.training import GivenUpError  # torch is loaded by now
+
         left = self._left()
         model = None if left is None else left.model(self.request.settings.device)
         if model is not None:
@@ -224,6 +227,9 @@ class _Run:
             )
             try:
                 yield from self._follow(fit, stoppable=True)
+                if self.controls.cancelled:
+                    with suppress(GivenUpError):  # else it would take some seconds to keep it
+                        fit.throw(GivenUpError())
             finally:
                 fit.close()
             if self.controls.cancelled or not self.denoiser.history:
