@@ -281,21 +281,25 @@ class Fit:
     # ------------------------------------------------------------ the end
 
     def close(self) -> None:
-        """Leave the averaged weights in the model; from learnt ones, as far as they gain."""
+        """Leave the averaged weights in the model; from learnt ones, as far as they gain.
+
+        Fresh weights have no last step: it makes the mean better, and the width, which is then far
+        too large, cannot be told from that of a start.
+        """
         self.average.swap()
-        settled = Settled(0.0)
-        if self._start is not None:
-            if self._start.loss is not None and self._scored_at != self.step:
-                self._start.last = self._score()  # stopped between checks
-            passes = self.step * self._passes_a_step
-            settled = settle(self._path, self._start, self._held_out, passes, self._pixels)
-        if self._start is not None and not settled.part:
+        if self._start is None:
+            return
+        if self._start.loss is not None and self._scored_at != self.step:  # stopped between checks
+            self._start.last = self._score()
+        passes = self.step * self._passes_a_step
+        settled = settle(self._path, self._start, self._held_out, passes, self._pixels)
+        if settled.part:
+            self._solve_last(self._start, settled)
+        else:
             self.model.near.set(*self._filter)  # all is as it was
-        elif self.step > self.skipped:
-            self._solve_last(settled)
 
     @torch.no_grad()
-    def _solve_last(self, settled: Settled) -> None:
+    def _solve_last(self, start: Start, settled: Settled) -> None:
         """Take the last step, which is linear; set the width by what all steps changed."""
         device = next(self.model.parameters()).device
         # By the steps alone, also where they were broken off: so a run can be repeated.
@@ -310,7 +314,6 @@ class Fit:
         priors, clips = [s.prior for s in held_out], [s.clip for s in held_out]
         score = score_priors(priors, clips)
         priors, score = solve_last(self.model, seen, score) or (priors, score)
-        if self._start is not None:
-            self._start.last = score
-            after = [(p, s.features) for p, s in zip(priors, held_out, strict=False)]
-            keep_width(self.model, self._start, clips, settled.before, after)
+        start.last = score
+        after = [(p, s.features) for p, s in zip(priors, held_out, strict=False)]
+        keep_width(self.model, start, clips, settled.before, after)

@@ -1,4 +1,4 @@
-"""What a fit ends with: the best linear step from what the network knows of a pixel to its value.
+"""The last step of a fit from learnt weights, which is linear.
 
 A fit of seconds takes few steps, and each moves all weights a little. The last layer alone, and a
 filter over the raw pixels around (`napari_stbn.network.nearby`), are a linear regression: of what

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_stbn import Denoiser, Stack, STBNConfig, _fit, simulate
+from napari_stbn import Denoiser, Stack, STBNConfig, simulate
 from napari_stbn._start import WEIGHTS, first_model, pretrained_model
 from napari_stbn.network import STBN
 from napari_stbn.presets import PRESETS
@@ -29,10 +29,7 @@ def weights(model: STBN | None) -> torch.Tensor:
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that was fitted to the movie for a while."""
     first = Denoiser(device="cpu", network=TINY, precision="float32", flow="none")
-    with pytest.MonkeyPatch.context() as patched:
-        # All that such a network knows would be in its filter, which a fit begins without.
-        patched.setattr(_fit, "solve_last", lambda *_: None)
-        first.fit(MOVIE, training=TrainingConfig(max_steps=150, clip_frames=4, clip_size=16))
+    first.fit(MOVIE, training=TrainingConfig(max_steps=150, clip_frames=4, clip_size=16))
     return first.save(tmp_path_factory.mktemp("learnt") / "learnt.stbn")
 
 
