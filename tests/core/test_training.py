@@ -188,6 +188,7 @@ def test_learning_rate_rises_stays_and_falls(movie: PreparedMovie) -> None:
 # ---------------------------------------------------------------- limits
 
 
+@pytest.mark.quiet
 def test_time_budget_is_kept(movie: PreparedMovie) -> None:
     config = TrainingConfig(
         max_steps=training.UNLIMITED_STEPS, time_budget=0.8, clip_frames=3, clip_size=16, patience=0
