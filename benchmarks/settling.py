@@ -21,9 +21,9 @@ from torch import Tensor
 import napari_stbn as stbn
 from _common import Format, Truth, machine, machine_line, markdown_table, use_threads, write_results
 from _flow_denoising import MOVIES, denoised, known_case, simulate_kind
-from napari_stbn import training
+from napari_stbn import _fit, training
 from napari_stbn._generators import last
-from napari_stbn._settling import settle
+from napari_stbn._settling import Settled, settle
 from napari_stbn.presets import PRESETS
 from napari_stbn.samples import SimulatedMovie
 
@@ -74,20 +74,22 @@ def fitted(made: SimulatedMovie, steps: int) -> dict[str, Any]:
     ends: list[list[Tensor]] = [_copied(parameters)]
     out: dict[str, Any] = {"steps": steps, "start": truth.psnr(denoised(case))}
 
-    def watched(*arguments: Any) -> float:
+    def watched(*arguments: Any) -> Settled:
         ends.append(_copied(parameters))
         out["passes"] = arguments[3]
-        out["part"] = settle(*arguments)
-        return float(out["part"])
+        settled = settle(*arguments)
+        out["part"] = settled.part
+        return settled
 
     plan = replace(PRESETS["balanced"].training, max_steps=steps, time_budget=None, checks=2)
     generator = torch.Generator().manual_seed(0)
-    with patch.object(training, "settle", watched):
+    with patch.object(_fit, "settle", watched):
         last(
             training.training_steps(case.model, [case.movie], plan, generator=generator, warm=True)
         )
     case.model.eval()
     out["taken"] = truth.psnr(denoised(case))
+    case.model.near.clear()  # parts of the way end without the last step
     for part in PARTS:
         with torch.no_grad():
             for parameter, begin, end in zip(parameters, *ends, strict=True):

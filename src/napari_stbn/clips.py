@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -192,7 +192,7 @@ class ClipSampler:
             each pixel, shape (1, T, 1, H, W): one that is in several crops weighs no more in all.
         """
         places = [(which, corner, extent) for which, corner, extent, _ in self._held_out]
-        counts = [torch.zeros(movie.valid.shape) for movie in self.movies]
+        counts = [torch.zeros(movie.valid.shape, dtype=torch.uint8) for movie in self.movies]
         for which, corner, extent in places:
             self._crop_of(counts[which], corner, extent).add_(1)
         seen = {self.movies[which].units for which, *_ in places}
@@ -207,14 +207,18 @@ class ClipSampler:
             place = min((self._place() for _ in range(_TRIES)), key=partial(self._seen, counts))
             places.append(place)
             self._crop_of(counts[place[0]], *place[1:]).add_(1)
-        clips = self.held_out()
-        for which, corner, extent in places[len(clips) :]:
-            nothing = torch.zeros_like(self._fit_weight[which])
-            crop = self._crop(self.movies[which], nothing, corner, extent)
-            clips.append(Clip.of([part[None] for part in crop], self.movies[which].units))
-        weights = [w / n.clamp(min=1) for w, n in zip(self._fit_weight, counts, strict=True)]
-        own = [self._crop_of(weights[which], *place)[None] for which, *place in places]
-        return list(zip(clips, own, strict=True))
+        held_out, learnt = self.held_out(), []
+        for number, (which, corner, extent) in enumerate(places):
+            movie = self.movies[which]
+            crop = self._crop(movie, self._fit_weight[which], corner, extent)
+            clip = Clip.of([part[None] for part in crop], movie.units)
+            weight = clip.weight / self._crop_of(counts[which], corner, extent)
+            if number < len(held_out):
+                clip = held_out[number]
+            else:
+                clip = replace(clip, weight=torch.zeros_like(weight))
+            learnt.append((clip, weight))
+        return learnt
 
     def _seen(self, counts: Sequence[Tensor], place: tuple[int, Extent, Extent]) -> float:
         """Part of a crop that others have, by how many have each pixel."""
